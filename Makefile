@@ -1,0 +1,29 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both first make .venv with everything in it.
+# Needs git, make, Python 3.11 (with venv) and a C compiler; `make env PYTHON=/path/to/python3.11` names another one.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+OUT ?= outputs/demo
+BIN := .venv/bin
+
+.PHONY: env demo test lint clean
+
+env: .venv/.installed
+
+.venv/.installed: pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 10), (3, 11)) else f"found Python {v[0]}.{v[1]} at {sys.executable}; accepted: 3.10 or 3.11; what to do: make env PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	UV_PROJECT_ENVIRONMENT=.venv $(BIN)/uv sync --frozen --inexact --extra dev --quiet
+	touch $@
+
+demo: env
+	$(BIN)/ns-lora3d demo --output $(OUT)
+
+test: env
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+lint: env
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+clean:
+	rm -rf .venv build *.egg-info outputs
