@@ -1,0 +1,228 @@
+"""`lora3d-data`: a folder of photographs becomes a nerfstudio dataset through self-calibration."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+
+from lora3d_splat.artifacts import default_cache_folder
+from lora3d_splat.console import note, warn
+from lora3d_splat.errors import InputError
+from lora3d_splat.export.cameras import PhotographCamera, photograph_cameras
+from lora3d_splat.gaussians.seeds import SeedConfig, SeedPoints, seed_points
+from lora3d_splat.images.load import list_images
+from lora3d_splat.plugin.context import run_context
+from lora3d_splat.plugin.normalise import Normalisation, normalisation
+from lora3d_splat.plugin.photographs import PreparedPhotograph, prepare_photograph
+from lora3d_splat.plugin.split import EvalMode, Split, split_photographs
+from lora3d_splat.records import Calibration, RegisteredViews, View
+from lora3d_splat.self_calibration import CalibrationConfig
+
+LONG_SIDE = {"cuda": 1600, "cpu": 512}
+"""Default size of the training pictures by device."""
+
+
+@dataclass
+class Lora3DDataParserConfig(DataParserConfig):
+    """A folder of photographs with no cameras; they are self-calibrated first (once: the result is cached)."""
+
+    _target: type = field(default_factory=lambda: Lora3DDataParser)
+    """target class to instantiate"""
+    data: Path = Path()
+    """Folder of photographs."""
+    long_side: int | Literal["auto"] = "auto"
+    """Longer side, in pixels, of the pictures to train and score on; auto: 1600 on CUDA, 512 elsewhere, never more
+    than the photographs have."""
+    eval_mode: EvalMode = "interval"
+    """Which photographs are held out to score the result: every `eval_interval`-th, a fraction, those with `eval` in
+    their name, or none (all: every photograph trains and is scored)."""
+    eval_interval: int = 8
+    """Hold out every so many photographs, the first one included (eval mode interval)."""
+    train_split_fraction: float = 0.9
+    """Share of the photographs that trains (eval mode fraction)."""
+    recalibrate: bool = False
+    """Calibrate again in this training run even if a cached result exists; later tools use the new result."""
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    """Self-calibration: network, alignment, fine-tuning."""
+    seeds: SeedConfig = field(default_factory=SeedConfig)
+    """Which aligned pixels become Gaussians."""
+
+
+@dataclass(frozen=True)
+class PlacedView:
+    """One registered photograph: its camera as calibrated, and the file to train on."""
+
+    camera: PhotographCamera
+    photograph: PreparedPhotograph
+
+
+@dataclass(frozen=True)
+class PlacedScene:
+    """Everything the dataset outputs are made of."""
+
+    calibration: Calibration
+    train: tuple[PlacedView, ...]
+    heldout: tuple[PlacedView, ...]
+    left_out: tuple[tuple[str, str], ...]
+    """(file, reason) of held-out photographs that cannot be scored"""
+    no_heldout: str | None
+    """why no view is held out"""
+    normalisation: Normalisation
+    seeds: SeedPoints
+    seconds: dict[str, float]
+    """calibration stages and what followed"""
+
+
+@dataclass
+class Lora3DDataParser(DataParser):
+    """Photographs -> self-calibration -> cameras and seed points."""
+
+    config: Lora3DDataParserConfig
+    downscale_factor: int | None = None
+
+    def __post_init__(self) -> None:
+        self.includes_time = False
+        self._scene: PlacedScene | None = None
+
+    @property
+    def scene(self) -> PlacedScene:
+        """The placed scene, calibrated at the first use."""
+        if self._scene is None:
+            self._scene = place_scene(self.config)
+        return self._scene
+
+    def _generate_dataparser_outputs(self, split: str = "train", **_: Any) -> DataparserOutputs:
+        scene = self.scene
+        # Without held-out views the training views stand in, and the scores say so.
+        train = split == "train" or not scene.heldout
+        views = scene.train if train else scene.heldout
+        return DataparserOutputs(
+            image_filenames=[view.photograph.path for view in views],
+            cameras=nerfstudio_cameras(views, scene.normalisation, indexed=train),
+            scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])),
+            metadata=_seed_metadata(scene) if split == "train" else {},
+            dataparser_transform=scene.normalisation.transform,
+            dataparser_scale=scene.normalisation.scale,
+        )
+
+
+def place_scene(config: Lora3DDataParserConfig) -> PlacedScene:
+    """Split, calibrate the training photographs, register the held-out ones, seed."""
+    from lora3d_splat import self_calibration
+
+    paths = list_images(config.data)
+    split = split_photographs(paths, config.eval_mode, config.eval_interval, config.train_split_fraction)
+    if split.reason:
+        note(f"no held-out views: {split.reason}")
+    settings = _calibration_settings(config)
+    calibration = self_calibration.calibrate(split.train, settings)
+    seconds = dict(calibration.seconds)
+    registered = _timed(seconds, "held-out views", lambda: _register(split, calibration, settings))
+    device_type, long_side = _device_type(), config.long_side
+    side = LONG_SIDE[device_type] if long_side == "auto" else long_side
+    folder = (settings.cache or default_cache_folder()) / "photographs"
+    train = _placed(calibration.views, photograph_cameras(calibration.views, calibration.scene), side, folder)
+    heldout, left_out = (), ()
+    if registered is not None:
+        cameras = photograph_cameras(registered.views, registered)
+        heldout = _placed(registered.views, cameras, side, folder)
+        left_out = registered.left_out + _unregistered(cameras)
+    no_heldout = None if heldout else split.reason or "no held-out view could be registered"
+    for file, reason in left_out:
+        warn(f"held-out view {file} is not scored: {reason}")
+    frame = normalisation(torch.stack([torch.from_numpy(v.camera.T_world_camera) for v in train]), _depth(calibration))
+    seeds = _timed(seconds, "seed points", lambda: seed_points(calibration, config.seeds, device_type))
+    return PlacedScene(calibration, train, heldout, left_out, no_heldout, frame, seeds, seconds)
+
+
+def nerfstudio_cameras(views: tuple[PlacedView, ...], frame: Normalisation, indexed: bool) -> Cameras:
+    """Pinhole cameras of the prepared photographs in the normalised frame.
+
+    `metadata["train_view"]` (V, 1) is the view's index among the training views, or -1: with it the model finds the
+    optimised pose of a training view whichever way the camera reaches it.
+    """
+    poses = torch.stack([torch.from_numpy(view.camera.T_world_camera) for view in views])
+    index = torch.arange(len(views)) if indexed else torch.full((len(views),), -1)
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32)
+
+    photographs = [view.photograph for view in views]
+    return Cameras(
+        camera_to_worlds=frame.camera_to_worlds(poses),
+        fx=column([view.camera.fx * view.photograph.scale_x for view in views]),
+        fy=column([view.camera.fy * view.photograph.scale_y for view in views]),
+        cx=column([view.camera.cx * view.photograph.scale_x for view in views]),
+        cy=column([view.camera.cy * view.photograph.scale_y for view in views]),
+        width=torch.tensor([photograph.width for photograph in photographs]),
+        height=torch.tensor([photograph.height for photograph in photographs]),
+        camera_type=CameraType.PERSPECTIVE,
+        metadata={"train_view": index[:, None]},
+    )
+
+
+def _calibration_settings(config: Lora3DDataParserConfig) -> CalibrationConfig:
+    """The calibration's settings; a fresh one is asked for only while a training run is being set up."""
+    if not config.recalibrate:
+        return config.calibration
+    if not run_context().training:
+        return config.calibration
+    return replace(config.calibration, recompute=True)
+
+
+def _register(split: Split, calibration: Calibration, settings: CalibrationConfig) -> RegisteredViews | None:
+    from lora3d_splat import self_calibration
+
+    return self_calibration.register_heldout(split.heldout, calibration, settings) if split.heldout else None
+
+
+def _placed(
+    views: tuple[View, ...], cameras: tuple[PhotographCamera, ...], long_side: int, folder: Path
+) -> tuple[PlacedView, ...]:
+    """The registered views with their prepared photographs."""
+    pairs = zip(views, cameras, strict=True)
+    return tuple(PlacedView(c, prepare_photograph(v, long_side, folder)) for v, c in pairs if c.registered)
+
+
+def _unregistered(cameras: tuple[PhotographCamera, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((camera.file, camera.reason or "not registered") for camera in cameras if not camera.registered)
+
+
+def _depth(calibration: Calibration) -> float:
+    """Median depth of the registered views, scene units."""
+    scene = calibration.scene
+    depths = [depth[depth > 0].flatten() for depth, use in zip(scene.depth, scene.registered, strict=True) if use]
+    if not depths or sum(map(len, depths)) == 0:
+        raise InputError(
+            "no registered view", "photographs that overlap", "add photographs taken between the ones you have"
+        )
+    return float(torch.cat(depths).median())
+
+
+def _seed_metadata(scene: PlacedScene) -> dict[str, torch.Tensor]:
+    seeds, frame = scene.seeds, scene.normalisation
+    return {
+        "points3D_xyz": frame.points(seeds.points_world),
+        "points3D_rgb": seeds.rgb,
+        "points3D_conf": seeds.confidence,
+        "points3D_scale": seeds.scale * frame.scale,
+    }
+
+
+def _device_type() -> str:
+    chosen = run_context().device_type
+    return chosen if chosen in LONG_SIDE else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _timed(seconds: dict[str, float], name: str, work: Any) -> Any:
+    start = time.perf_counter()
+    result = work()
+    seconds[name] = time.perf_counter() - start
+    return result

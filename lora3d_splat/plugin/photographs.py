@@ -1,0 +1,57 @@
+"""Photographs as nerfstudio's datasets can read them: upright, 8-bit RGB, no larger than asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from lora3d_splat.files import atomic_file
+from lora3d_splat.images.load import open_upright
+from lora3d_splat.records import View
+
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class PreparedPhotograph:
+    """A file to train on, and how its pixels relate to the original's: u = scale_x * u_original."""
+
+    path: Path
+    width: int
+    height: int
+    scale_x: float
+    scale_y: float
+
+
+def prepare_photograph(view: View, long_side: int, folder: Path) -> PreparedPhotograph:
+    """The original where it is fit as it is; else a lossless copy in `folder`, made once.
+
+    Pixels are corner-based, so a resize scales focal length and principal point alike, with no half-pixel shift.
+    """
+    ratio = min(1.0, long_side / max(view.width, view.height))
+    width, height = max(1, round(view.width * ratio)), max(1, round(view.height * ratio))
+    scales = width / view.width, height / view.height
+    if ratio == 1.0 and _plain(view.path):
+        return PreparedPhotograph(view.path.absolute(), width, height, *scales)
+    copy = folder / f"{view.digest}-{width}x{height}.png"
+    if not _holds(copy, (width, height)):
+        photo = open_upright(view.path)
+        with atomic_file(copy) as temporary:
+            photo.resize((width, height), Image.Resampling.LANCZOS).save(temporary, format="PNG", compress_level=3)
+    return PreparedPhotograph(copy.absolute(), width, height, *scales)
+
+
+def _plain(path: Path) -> bool:
+    """Whether reading the file without further care gives the upright 8-bit RGB picture."""
+    with Image.open(path) as photo:
+        return photo.mode == "RGB" and photo.getexif().get(EXIF_ORIENTATION, 1) == 1
+
+
+def _holds(path: Path, size: tuple[int, int]) -> bool:
+    try:
+        with Image.open(path) as photo:
+            return photo.size == size
+    except OSError:
+        return False

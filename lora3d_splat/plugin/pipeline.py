@@ -1,0 +1,124 @@
+"""The run as a whole: train, then score the held-out views and leave the results, whatever the viewer setting is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+
+from lora3d_splat.console import note
+from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
+from lora3d_splat.plugin.camera_poses import bake
+from lora3d_splat.plugin.datamanager import Lora3DDatamanager, Lora3DDatamanagerConfig
+from lora3d_splat.plugin.dataparser import PlacedScene
+from lora3d_splat.plugin.evaluation import ViewScore, flat_means, score_views
+from lora3d_splat.plugin.ffmpeg import provide_ffmpeg
+from lora3d_splat.plugin.model import Lora3DSplatModel, Lora3DSplatModelConfig
+from lora3d_splat.plugin.run_files import write_comparison, write_run_files
+from lora3d_splat.plugin.scores_file import print_scores, scores_document, write_scores
+from lora3d_splat.records import Calibration
+
+
+@dataclass
+class Lora3DPipelineConfig(VanillaPipelineConfig):
+    """Self-calibrated photographs, Gaussians, scores."""
+
+    _target: type = field(default_factory=lambda: Lora3DPipeline)
+    """target class to instantiate"""
+    datamanager: Lora3DDatamanagerConfig = field(default_factory=Lora3DDatamanagerConfig)
+    """specifies the datamanager config"""
+    model: Lora3DSplatModelConfig = field(default_factory=Lora3DSplatModelConfig)
+    """specifies the model config"""
+    heldout_pose: PoseAlignmentConfig = field(default_factory=PoseAlignmentConfig)
+    """Photometric alignment of held-out cameras before the second scoring."""
+    panels: tyro.conf.Suppress[tuple[Callable[[Calibration], Any], ...]] = ()
+    """What the viewer shows of the calibration beyond nerfstudio's own controls."""
+
+
+class Lora3DPipeline(VanillaPipeline):
+    """nerfstudio's pipeline with held-out scores that count for a method that finds its own poses."""
+
+    config: Lora3DPipelineConfig
+    datamanager: Lora3DDatamanager
+
+    def __init__(
+        self,
+        config: Lora3DPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        **kwargs: Any,
+    ) -> None:
+        if test_mode != "val":
+            provide_ffmpeg()
+        super().__init__(config, device, test_mode, **kwargs)
+        # The viewer finds its elements by scanning the pipeline's attributes.
+        self.panels = [panel(self._scene.calibration) for panel in config.panels]
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint; the tools that only look get training cameras with their optimised poses."""
+        super().load_pipeline(loaded_state, step)
+        if self.test_mode != "val":
+            bake(self._splats.camera_optimizer, self.datamanager.train_dataset.cameras)
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """nerfstudio's, and the scoring at the end."""
+        callbacks = super().get_training_callbacks(attributes)
+        trainer, start = attributes.trainer, time.perf_counter()
+        if trainer is not None:
+            finish = TrainingCallback(
+                [TrainingCallbackLocation.AFTER_TRAIN], self._finish, kwargs={"trainer": trainer, "start": start}
+            )
+            callbacks.append(finish)
+        return callbacks
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """Mean scores, raw and after pose alignment; used by `ns-eval` and by evaluation steps in training."""
+        scores = self._score()
+        if output_path is not None:
+            output_path.mkdir(parents=True, exist_ok=True)
+            for index, score in enumerate(scores):
+                write_comparison(output_path / f"eval_img_{index:04d}.png", score)
+        return flat_means(scores, get_std)
+
+    def _finish(self, step: int, trainer: Trainer, start: float) -> None:
+        """Score, tell, and leave the results; the lock keeps the viewer from rendering in between."""
+        seconds = {**self._scene.seconds, "training": time.perf_counter() - start}
+        begin = time.perf_counter()
+        with trainer.train_lock:
+            scores = self._score()
+            write_run_files(trainer.base_dir, self._splats, self._scene, scores)
+        seconds["scoring"] = time.perf_counter() - begin
+        facts = {
+            "steps": step + 1,
+            "gaussians": self._splats.num_points,
+            "seed_candidates": self._scene.seeds.candidates,
+            "splat_frame": "splat.ply and cameras.json: world frame of the calibration",
+        }
+        device_type = torch.device(self.device).type
+        document = scores_document(self._scene, scores, self.config.heldout_pose, device_type, facts, seconds)
+        write_scores(trainer.base_dir / "metrics.json", document)
+        print_scores(document)
+        note(f"results: {trainer.base_dir}")
+
+    def _score(self) -> tuple[ViewScore, ...]:
+        views = self.datamanager.fixed_indices_eval_dataloader
+        return score_views(self._splats, views, self.config.heldout_pose)
+
+    @property
+    def _splats(self) -> Lora3DSplatModel:
+        assert isinstance(self.model, Lora3DSplatModel)
+        return self.model
+
+    @property
+    def _scene(self) -> PlacedScene:
+        return self.datamanager.dataparser.scene

@@ -1,0 +1,92 @@
+"""What a finished run leaves beside nerfstudio's own files: splat, cameras, comparison pictures, the calibration."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lora3d_splat.export.cameras import PhotographCamera
+from lora3d_splat.export.scene_json import write_scene_json
+from lora3d_splat.export.splat import Splat, write_splat_ply
+from lora3d_splat.files import atomic_file
+from lora3d_splat.gaussians.harmonics import rotate_harmonics
+from lora3d_splat.geometry.transforms import rotation_to_wxyz, wxyz_to_rotation
+from lora3d_splat.plugin.camera_poses import optimised_camera_to_worlds
+from lora3d_splat.plugin.dataparser import PlacedScene, nerfstudio_cameras
+from lora3d_splat.plugin.evaluation import ViewScore
+from lora3d_splat.plugin.model import Lora3DSplatModel
+from lora3d_splat.plugin.normalise import Normalisation
+
+ERROR_GAIN = 3.0
+"""A third of full scale shows as white in the error picture."""
+
+
+@torch.no_grad()
+def world_splat(model: Lora3DSplatModel, frame: Normalisation) -> Splat:
+    """The Gaussians in the calibration's world frame, where cameras.json and the calibration's own files live.
+
+    Only finite ones; nerfstudio's `ns-export gaussian-splat` writes the normalised frame instead.
+    """
+    values = {name: value.detach().cpu() for name, value in model.gauss_params.items()}
+    finite = torch.stack([value.flatten(1).isfinite().all(dim=1) for value in values.values()]).all(dim=0)
+    values = {name: value[finite] for name, value in values.items()}
+    back = frame.rotation.T
+    rotation = back @ wxyz_to_rotation(values["quats"].double())
+    return Splat(
+        means=((values["means"].double() / frame.scale - frame.translation) @ frame.rotation).float().numpy(),
+        sh_dc=model.shs_0.detach().cpu()[finite].numpy(),
+        sh_rest=rotate_harmonics(values["features_rest"], back).numpy(),
+        opacity_logit=values["opacities"][:, 0].numpy(),
+        log_scale=(values["scales"] - float(np.log(frame.scale))).numpy(),
+        quaternion_wxyz=rotation_to_wxyz(rotation).float().numpy(),
+    )
+
+
+def run_cameras(
+    model: Lora3DSplatModel, scene: PlacedScene, scores: Sequence[ViewScore]
+) -> tuple[PhotographCamera, ...]:
+    """Training cameras as optimised and held-out ones as aligned, in the world frame and the photographs' pixels."""
+    cameras = nerfstudio_cameras(scene.train, scene.normalisation, indexed=True)
+    train = scene.normalisation.T_world_camera(optimised_camera_to_worlds(model.camera_optimizer, cameras))
+    placed = [replace(v.camera, T_world_camera=pose.numpy()) for v, pose in zip(scene.train, train, strict=True)]
+    for view, score in zip(scene.heldout, scores if scene.heldout else (), strict=True):
+        pose = _opengl_rows(score.pose.T_world_camera)
+        placed.append(replace(view.camera, T_world_camera=scene.normalisation.T_world_camera(pose)[0].numpy()))
+    return tuple(placed)
+
+
+def write_run_files(folder: Path, model: Lora3DSplatModel, scene: PlacedScene, scores: Sequence[ViewScore]) -> None:
+    """Write splat.ply, cameras.json, comparisons/ and calibration/ into the run's folder."""
+    write_splat_ply(folder / "splat.ply", world_splat(model, scene.normalisation))
+    write_scene_json(folder / "cameras.json", scene.calibration.network, run_cameras(model, scene, scores))
+    for view, score in zip(scene.heldout or scene.train, scores, strict=True):
+        write_comparison(folder / "comparisons" / f"{_flat_name(view.camera.file)}.png", score)
+    if scene.calibration.folder.is_dir():
+        shutil.copytree(scene.calibration.folder, folder / "calibration", dirs_exist_ok=True)
+
+
+def write_comparison(path: Path, score: ViewScore) -> None:
+    """One row: photograph, rendering, rendering after pose alignment, its absolute error (white: a third or more)."""
+    error = (score.rendered_aligned - score.photo).abs().mean(dim=-1, keepdim=True) * ERROR_GAIN
+    row = torch.cat([score.photo, score.rendered, score.rendered_aligned, error.expand_as(score.photo)], dim=1)
+    pixels = (row.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    with atomic_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def _opengl_rows(T_world_camera: Tensor) -> Tensor:
+    """(1, 3, 4) OpenGL from (4, 4) OpenCV."""
+    from lora3d_splat.geometry.transforms import opencv_to_opengl
+
+    return opencv_to_opengl(T_world_camera)[None, :3]
+
+
+def _flat_name(file: str) -> str:
+    return Path(file).with_suffix("").as_posix().replace("/", "_")
