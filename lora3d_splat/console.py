@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,9 @@ CONSOLE = Console(width=120, soft_wrap=True)
 
 Advance = Callable[[int], None]
 """Called with the number of units just finished."""
+
+_display: Progress | None = None
+"""The display that is being shown; only one can be, so stages started inside it add a line to it."""
 
 
 def note(text: str) -> None:
@@ -25,10 +29,14 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def stage(title: str, total: int) -> Iterator[Advance]:
-    """Show one stage with a count and the time left; yields the function that advances it."""
+def display() -> Iterator[Progress]:
+    """One live display for all stages inside the block; inside another one, that one."""
+    global _display
+    if _display is not None:
+        yield _display
+        return
     columns = (
-        TextColumn("{task.description:<28}"),
+        TextColumn("{task.description:<36}"),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -36,5 +44,32 @@ def stage(title: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=CONSOLE, transient=not CONSOLE.is_terminal) as progress:
+        _display = progress
+        try:
+            yield progress
+        finally:
+            _display = None
+
+
+@contextmanager
+def stages(title: str, total: int) -> Iterator[Advance]:
+    """Show a whole of `total` stages as the first line; the stages inside the block appear below it."""
+    with display() as progress:
         task = progress.add_task(title, total=total)
         yield lambda units=1: progress.advance(task, units)
+
+
+@contextmanager
+def stage(title: str, total: int) -> Iterator[Advance]:
+    """Show one stage with a count and the time left; yields the function that advances it.
+
+    Where the output is no terminal (a log file), one line says what was done once the stage has ended.
+    """
+    start = time.perf_counter()
+    with display() as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda units=1: progress.advance(task, units)
+        done = int(progress.tasks[progress.task_ids.index(task)].completed)
+        progress.stop_task(task)
+    if not CONSOLE.is_terminal:
+        note(f"{title}: {done}/{total} in {time.perf_counter() - start:.1f} s")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lora3d_splat"
 
 ORDER = (
-    ("errors", "console", "records"),
+    ("errors", "console", "records", "files"),
     ("geometry",),
     ("images",),
     ("pairs",),
@@ -20,12 +20,12 @@ ORDER = (
     ("alignment",),
     ("confidence", "pseudo_labels"),
     ("lora",),
-    ("artifacts",),
+    ("artifacts", "record_codec", "calibration_files", "pair_cache"),
     ("metrics", "rasterize", "gaussians", "synthetic"),
     ("export", "pretraining"),
     ("report",),
     ("self_calibration",),
-    ("doctor",),
+    ("doctor", "outputs", "demo"),
     ("cli",),
     ("plugin",),
 )

@@ -1,0 +1,167 @@
+"""`ns-lora3d`: the command line. Heavy modules are imported by the command that needs them, so help is immediate."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from lora3d_splat.console import note, warn
+from lora3d_splat.errors import Lora3DError
+
+if TYPE_CHECKING:
+    from lora3d_splat.self_calibration import CalibrationConfig
+
+Format = Literal["scene-json", "transforms-json", "colmap", "ply"]
+INTERRUPTED = 130
+"""Exit status of a program ended by Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Photographs to cameras and depth: align, fine-tune the network on its own trusted predictions, align again."""
+
+    photos: tyro.conf.Positional[tuple[Path, ...]]
+    """A folder of photographs, a glob in quotes, or several files."""
+    output: Path
+    """Folder for scene.json, scene.safetensors, adapter/, transforms.json, seed.ply, colmap/ and report.html."""
+    network: str = "auto"
+    """compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512, the path of a checkpoint, or auto."""
+    focal: str = "shared"
+    """shared (one unknown focal length), per-view, exif, or a value in pixels of the original photograph."""
+    long_side: int | None = None
+    """Long side of the images given to the network, in pixels; the network's own where not given."""
+    lora: bool = True
+    """Fine-tune the network on its own trusted predictions (the adapter is kept only where it helps)."""
+    steps: int | None = None
+    """Gradient steps of each alignment."""
+    epochs: int | None = None
+    """Epochs of the fine-tuning."""
+    rank: int | None = None
+    """Rank of the LoRA adapter."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    cache: Path | None = None
+    """Folder of finished stages; $LORA3D_SPLAT_CACHE or ~/.cache/lora3d-splat where not given."""
+
+    def run(self) -> int:
+        from lora3d_splat.files import ensure_writable_folder
+        from lora3d_splat.outputs import calibration_tree, write_outputs
+        from lora3d_splat.report.table import print_rows
+        from lora3d_splat.self_calibration import calibrate
+
+        config = self.config()
+        ensure_writable_folder(self.output, "output folder")
+        calibration = calibrate(self.photos if len(self.photos) != 1 else self.photos[0], config, self.output)
+        write_outputs(calibration, self.output, config)
+        print_rows(calibration)
+        note(calibration_tree(self.output))
+        return 0
+
+    def config(self) -> CalibrationConfig:
+        """The settings of the calibration, those not given left at their defaults."""
+        from lora3d_splat.self_calibration import CalibrationConfig
+
+        base = CalibrationConfig(self.network, self.long_side, self.lora, device=self.device, cache=self.cache)
+        alignment = replace(base.alignment, focal=self.focal, **_given(steps=self.steps))
+        finetune = replace(base.finetune, **_given(epochs=self.epochs, rank=self.rank))
+        return replace(base, alignment=alignment, finetune=finetune)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a finished calibration in another program's format."""
+
+    source: tyro.conf.Positional[Path]
+    """An output folder of `ns-lora3d calibrate`, or a run folder of `ns-train lora3d-splat`."""
+    output: Path
+    """Folder to write into."""
+    format: tuple[Format, ...] = ("scene-json", "transforms-json", "colmap", "ply")
+    """One or several of the formats."""
+
+    def run(self) -> int:
+        from lora3d_splat.calibration_files import load_calibration
+        from lora3d_splat.files import ensure_writable_folder
+        from lora3d_splat.outputs import find_calibration, write_formats
+
+        calibration = load_calibration(find_calibration(self.source))
+        ensure_writable_folder(self.output, "output folder")
+        for path in write_formats(calibration, self.output, self.format):
+            note(str(path))
+        return 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train, evaluate and export the example scene, then score its cameras against the known ones."""
+
+    output: Path = Path("outputs/demo")
+    """Folder for metrics.json, splat.ply and a comparison picture per held-out view."""
+    scene: Path | None = None
+    """A folder with images/ and scene.json (known cameras); the example `tabletop` where not given."""
+    iterations: int | None = None
+    """Training steps; the method's own number where not given."""
+
+    def run(self) -> int:
+        from lora3d_splat.demo import run_demo
+
+        run_demo(self.output, self.scene, self.iterations)
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """List what this machine has and lacks for the program, with the remedy for each."""
+
+    def run(self) -> int:
+        from lora3d_splat.doctor import examine
+
+        checks = examine()
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            mark = {"ok": "+", "optional": "-", "missing": "!"}[check.state]
+            note(f"{mark} {check.name:<{width}}  {check.found}" + (f"\n    -> {check.remedy}" if check.remedy else ""))
+        return int(any(check.state == "missing" for check in checks))
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train the bundled network `compact` on procedural scenes; its options: `ns-lora3d pretrain --help`."""
+
+
+COMMANDS = {"calibrate": Calibrate, "demo": Demo, "export": Export, "doctor": Doctor, "pretrain": Pretrain}
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    """The options that were given on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def entrypoint() -> None:
+    """The console script: runs one command and turns failures into one sentence and an exit status."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; 0 = done, 1 = an error that was explained, 130 = ended by Ctrl-C."""
+    try:
+        if arguments[:1] == ["pretrain"]:
+            return _pretrain(arguments[1:])
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="ns-lora3d", args=arguments).run()
+    except Lora3DError as error:
+        warn(str(error))
+        return 1
+    except KeyboardInterrupt:
+        warn("interrupted; the stages that were finished are kept, and the same command goes on from there")
+        return INTERRUPTED
+
+
+def _pretrain(arguments: list[str]) -> int:
+    """Its settings lie beside its code, which imports torch; hence no class of this file."""
+    from lora3d_splat.pretraining import PretrainConfig, pretrain
+
+    pretrain(tyro.cli(PretrainConfig, prog="ns-lora3d pretrain", args=arguments))
+    return 0

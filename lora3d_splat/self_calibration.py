@@ -1,0 +1,450 @@
+"""The whole loop, and the only place that knows the order of its stages.
+
+photographs -> pairs -> predictions -> plain and robust alignment -> pseudo labels -> LoRA fine-tuning
+-> second predictions -> second alignment -> the better of the two scenes.
+
+Each stage is kept in the cache under a digest of its inputs, its settings and the network's weights, so interrupted
+work resumes and added photographs cost only their own pairs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from lora3d_splat.alignment import AlignmentConfig, align, pair_residual, register_views
+from lora3d_splat.artifacts import StageCache, Stored, default_cache_folder, digest, file_digest
+from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
+from lora3d_splat.confidence import trusted_masks, trusted_threshold
+from lora3d_splat.console import Advance, note, stage, stages, warn
+from lora3d_splat.errors import CheckpointError, InputError, Lora3DError
+from lora3d_splat.files import ensure_writable_folder
+from lora3d_splat.geometry.cameras import network_to_photograph_focal
+from lora3d_splat.images.load import list_images, load_views
+from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
+from lora3d_splat.lora.finetune import FinetuneConfig, finetune
+from lora3d_splat.networks import image_shape, load_network, network_digest
+from lora3d_splat.networks.base import PointmapNetwork
+from lora3d_splat.pair_cache import cached_predictions
+from lora3d_splat.pairs import PairConfig, select_pairs
+from lora3d_splat.pairs.left_out import leave_out_pairs
+from lora3d_splat.prediction import PredictionConfig
+from lora3d_splat.pseudo_labels import PseudoLabelConfig, make_pseudo_labels
+from lora3d_splat.records import (
+    AlignedScene,
+    CalibratedConfidence,
+    Calibration,
+    CalibrationRow,
+    ImagePair,
+    PairPrediction,
+    RegisteredViews,
+    View,
+)
+
+CODE_VERSION = 1
+"""Raised when the same inputs and settings give another result than before, so that old entries are not found."""
+PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
+FULL_HASH_BYTES = 1 << 28
+"""Weights above this size are told apart by name, size and time of change; hashing them would take seconds."""
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Photographs to an aligned scene, with the network fine-tuned on its own trusted predictions."""
+
+    network: str = "auto"
+    """compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512, the path of a checkpoint, or auto."""
+    long_side: int | None = None
+    """Long side of the images given to the network, pixels; None is the size it was trained for."""
+    lora: bool = True
+    """Fine-tune the network on its own trusted predictions; kept only where left-out pairs do not get worse."""
+    pairs: PairConfig = field(default_factory=PairConfig)
+    """Which pairs of views are predicted."""
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    """How the network is run."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """How pair predictions become one scene."""
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    """Which aligned pixels the network is fine-tuned on."""
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """How the network is fine-tuned."""
+    left_out_fraction: float = 0.18
+    """Share of the unordered pairs that the fine-tuning never sees and is judged on."""
+    trusted_minimum: float = 0.02
+    """Share of trusted pixels below which fine-tuning is refused."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    cache: Path | None = None
+    """Folder of finished stages; None is $LORA3D_SPLAT_CACHE, else ~/.cache/lora3d-splat."""
+    recompute: bool = False
+    """Compute every stage again, whatever the cache holds."""
+
+    def __post_init__(self) -> None:
+        if self.long_side is not None and self.long_side < 32:
+            raise InputError(f"long_side={self.long_side}", "at least 32 pixels", "leave it out, or use 160 to 512")
+        for name in ("left_out_fraction", "trusted_minimum"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise InputError(f"{name}={getattr(self, name)}", "a share in [0, 1)", "leave it at its default")
+
+
+def calibrate(
+    images: Path | str | Sequence[Path | str], config: CalibrationConfig | None = None, folder: Path | None = None
+) -> Calibration:
+    """Cameras, depths and calibrated confidence of the photographs, from the cache where nothing has changed.
+
+    With `folder`, the result is also written there (scene.safetensors, adapter/) and the returned paths point to it.
+    Raises InputError for photographs, settings or folders that cannot be used, before any long work; AlignmentError
+    where no scene can be built; CheckpointError and MissingPartError for the network.
+    """
+    config = config or CalibrationConfig()
+    paths = list_images(images)
+    cache = StageCache(config.cache or default_cache_folder())
+    if folder is not None:
+        ensure_writable_folder(folder, "output folder")
+    home = cache.folder / "calibrations" / _request_key(paths, config)
+    calibration = None if config.recompute else _finished(home)
+    if calibration is None:
+        calibration = save_calibration(_Run(config, cache).calibrate(paths), home)
+    return calibration if folder is None else save_calibration(calibration, folder)
+
+
+def register_heldout(
+    images: Sequence[Path], calibration: Calibration, config: CalibrationConfig | None = None
+) -> RegisteredViews:
+    """Place further photographs in a finished scene, which stays as it is, with the network that made it.
+
+    Files that cannot be read are named in `left_out`; views that fit nowhere carry their reason.
+    """
+    config = config or CalibrationConfig()
+    cache = StageCache(config.cache or default_cache_folder())
+    paths = list_images(images)
+    key = digest(_request_key(paths, config), calibration.scene, [view.digest for view in calibration.views])
+    run = _Run(config, cache)
+    return cache.load_or_compute("heldout", key, lambda: run.register(paths, calibration), config.recompute).value
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One alignment, judged: what a row of the report is made of."""
+
+    name: str
+    scene: AlignedScene
+    confidence: CalibratedConfidence
+    residual: float
+    """of all pairs, against the scene"""
+    judged_residual: float | None
+    """of the left-out pairs, against a scene aligned without them; None where that scene cannot be built"""
+    seconds: float
+    """of this row with everything that led to it"""
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """A row that could not be computed."""
+
+    name: str
+    reason: str
+
+
+class _Run:
+    """One run of the loop: the network, the views and what the stages have cost so far."""
+
+    config: CalibrationConfig
+    network: PointmapNetwork
+    network_key: str
+    views: tuple[View, ...]
+    left_out: tuple[tuple[str, str], ...]
+    training: tuple[ImagePair, ...]
+    unseen: tuple[ImagePair, ...]
+
+    def __init__(self, config: CalibrationConfig, cache: StageCache) -> None:
+        self.config, self.cache = config, cache
+        self.seconds: dict[str, float] = {}
+
+    def calibrate(self, paths: Sequence[Path]) -> Calibration:
+        """All stages in their order."""
+        with stages("Self-calibration", 7) as advance:
+            self._timed("photographs", lambda: self._open(paths, None, 2))
+            pairs = select_pairs(len(self.views), self.config.pairs)
+            self.training, self.unseen = leave_out_pairs(pairs, self.config.left_out_fraction)
+            advance(1)
+            predictions = self._predict(pairs, "prediction")
+            advance(1)
+            plain = self._attempt(PLAIN, lambda: self._align(PLAIN, predictions, robust=False))
+            advance(1)
+            robust = self._align(ROBUST, predictions)
+            advance(1)
+            adapter, adapted = None, self._refusal(robust)
+            if adapted is None:
+                adapter = self._finetune(robust)
+                advance(1)
+                predictions = self._predict(pairs, "second prediction")
+                advance(1)
+                adapted = self._attempt(ADAPTED, lambda: self._align(ADAPTED, predictions))
+                advance(1)
+        return self._result(plain, robust, adapted, adapter)
+
+    def register(self, paths: Sequence[Path], calibration: Calibration) -> RegisteredViews:
+        """Predict every pair of a new and a registered view, and register the new ones."""
+        with stages("Held-out views", 2) as advance:
+            self._open(paths, _root(calibration.views), 0)
+            if calibration.adapter is not None:
+                self._use_adapter(calibration.adapter)
+            new, known = self.views, calibration.views
+            self.views = known + new
+            placed = [index for index, registered in enumerate(calibration.scene.registered) if registered]
+            both = [(known_, len(known) + k) for k in range(len(new)) for known_ in placed]
+            pairs = [pair for a, b in both for pair in (ImagePair(a, b), ImagePair(b, a))]
+            predictions = self._predict(pairs, "held-out prediction")
+            advance(1)
+            found = register_views(
+                new, calibration.scene, known, predictions, self.config.alignment, self.network.confidence_floor
+            )
+            advance(1)
+        registered, reasons, T_world_camera, focal, principal_point = found
+        return RegisteredViews(new, registered, reasons, T_world_camera, focal, principal_point, self.left_out)
+
+    def _open(self, paths: Sequence[Path], root: Path | None, minimum: int) -> None:
+        """Load the network and the photographs at its size."""
+        self.network = load_network(self.config.network, self.config.device)
+        self.network_key = network_digest(self.network)
+        long_side = self.config.long_side or self.network.long_side
+        shape = image_shape(self.network)
+        loaded = load_views(paths, long_side, self.network.patch_size, root, minimum, shape)
+        self.views, self.left_out = loaded.views, loaded.left_out
+        for file, reason in self.left_out:
+            warn(f"left out {file}: {reason}")
+
+    def _predict(self, pairs: Sequence[ImagePair], title: str) -> tuple[PairPrediction, ...]:
+        config = self.config
+        stored = cached_predictions(
+            self.cache, self.network, self.network_key, self.views, pairs, config.prediction, title, config.recompute
+        )
+        self.seconds[title] = stored.seconds
+        return stored.value
+
+    def _align(self, name: str, predictions: tuple[PairPrediction, ...], robust: bool = True) -> _Pass:
+        """Align all pairs; judge by pairs that a second alignment, of the training pairs alone, has not seen."""
+        config = self.config.alignment if robust else replace(self.config.alignment, robust="none")
+        floor = self.network.confidence_floor
+        key = digest(
+            self.network_key, self.config.prediction.precision, config, floor, self.unseen,
+            [item.pair for item in predictions], [_view_identity(view) for view in self.views],
+        )  # fmt: skip
+
+        def compute() -> tuple[AlignedScene, CalibratedConfidence, float, float | None]:
+            parts = 2 if self.unseen else 1
+            with stage(name, parts * config.steps) as advance:
+                scene, confidence = align(self.views, predictions, config, floor, advance)
+                judged = self._judge(predictions, config, advance) if self.unseen else None
+            return scene, confidence, pair_residual(scene, predictions), judged
+
+        stored = self.cache.load_or_compute("alignment", key, compute, self.config.recompute)
+        self.seconds[name] = stored.seconds
+        return _Pass(name, *stored.value, seconds=self._cost(name))
+
+    def _judge(
+        self, predictions: tuple[PairPrediction, ...], config: AlignmentConfig, advance: Advance
+    ) -> float | None:
+        training = [item for item in predictions if item.pair in set(self.training)]
+        unseen = [item for item in predictions if item.pair in set(self.unseen)]
+        try:
+            scene, _ = align(self.views, training, config, self.network.confidence_floor, advance)
+            return pair_residual(scene, unseen)
+        except Lora3DError:  # without those pairs the scene falls apart; the full one then has to do
+            return None
+
+    def _refusal(self, robust: _Pass) -> _Skipped | None:
+        """Why the network is not fine-tuned, None where nothing speaks against it."""
+        trusted = self._trusted_fraction(robust.confidence)
+        if not self.config.lora:
+            return _Skipped(ADAPTED, "switched off by the settings")
+        if trusted < self.config.trusted_minimum:
+            limit = self.config.trusted_minimum
+            return _Skipped(ADAPTED, f"only {trusted:.1%} of the pixels can be trusted (at least {limit:.1%} needed)")
+        return None
+
+    def _finetune(self, robust: _Pass) -> Path:
+        """Put an adapter into the network, trained now or before, and return its folder."""
+        config = self.config
+        cutoff = self.network.confidence_cutoff
+        labels = make_pseudo_labels(self.views, robust.scene, robust.confidence, config.pseudo_labels, cutoff)
+        labels = tuple(label for label in labels if label.pair in set(self.training))
+        views = [_view_identity(view) for view in self.views]
+        key = digest(self.network_key, views, config.finetune, labels)
+        folder = self.cache.folder / "adapters" / key
+        if self._stored_adapter(folder, key):
+            return folder
+        checkpoint = self.cache.folder / "finetuning" / f"{key}.pt"
+        with stage("fine-tuning", len(labels) * config.finetune.epochs) as advance:
+            result = finetune(self.network, self.views, labels, config.finetune, advance, checkpoint)
+        save_adapter(self.network, folder)
+        self.cache.store("finetuning", key, result.losses, result.seconds)
+        checkpoint.unlink(missing_ok=True)
+        self.seconds["fine-tuning"] = result.seconds
+        self.network_key = network_digest(self.network)
+        return folder
+
+    def _stored_adapter(self, folder: Path, key: str) -> bool:
+        """Use the adapter of an earlier run if there is a whole one."""
+        stored: Stored[tuple[float, ...]] | None = self.cache.load("finetuning", key)
+        if self.config.recompute or stored is None or not folder.is_dir():
+            return False
+        try:
+            self._use_adapter(folder)
+        except CheckpointError as error:
+            warn(f"cache entry adapters/{key} is corrupt ({error.found}); it is computed again")
+            remove(self.network)
+            shutil.rmtree(folder)
+            return False
+        self.seconds["fine-tuning"] = stored.seconds
+        return True
+
+    def _use_adapter(self, folder: Path) -> None:
+        load_adapter(self.network, folder)
+        self.network_key = network_digest(self.network)
+
+    def _result(
+        self, plain: _Pass | _Skipped, robust: _Pass, adapted: _Pass | _Skipped, adapter: Path | None
+    ) -> Calibration:
+        """The better scene with the three rows; the adapter is dropped where it makes left-out pairs worse."""
+        kept, decision = self._decide(robust, adapted)
+        rows = [self._row(each) for each in (plain, robust, adapted)]
+        if isinstance(adapted, _Pass) and not kept:
+            rows[2] = replace(rows[2], reason="not kept: " + decision)
+        best = adapted if kept and isinstance(adapted, _Pass) else robust
+        unregistered = tuple(
+            (view.file, reason or "not registered")
+            for view, registered, reason in zip(self.views, best.scene.registered, best.scene.reasons, strict=True)
+            if not registered
+        )
+        for file, reason in unregistered:
+            warn(f"left out {file}: {reason}")
+        note(decision)
+        return Calibration(
+            network=self.network.name,
+            licence=self.network.licence,
+            views=self.views,
+            scene=best.scene,
+            confidence=best.confidence,
+            rows=tuple(rows),
+            adapter=adapter if kept else None,
+            decision=decision,
+            left_out=self.left_out + unregistered,
+            seconds=self.seconds,
+            folder=self.cache.folder,
+        )
+
+    def _decide(self, robust: _Pass, adapted: _Pass | _Skipped) -> tuple[bool, str]:
+        """Whether the adapter is kept, and the sentence that says why."""
+        if isinstance(adapted, _Skipped):
+            return False, f"The base network was kept: {adapted.reason}."
+        before, after = robust.judged_residual, adapted.judged_residual
+        where = f"on {len(self.unseen)} pairs left out of the fine-tuning"
+        if before is None or after is None:
+            before, after = robust.residual, adapted.residual
+            where = f"on all pairs ({len(self.views)} views spare none to be left out)"
+        lost = sum(robust.scene.registered) - sum(adapted.scene.registered)
+        kept = after <= before and lost <= 0
+        verdict = "The adapter was kept" if kept else "The base network was kept"
+        change = f"{where} the robust residual went from {before:.3%} to {after:.3%} of the median depth"
+        return kept, f"{verdict}: {change}" + (f", and {lost} fewer views could be registered." if lost > 0 else ".")
+
+    def _row(self, done: _Pass | _Skipped) -> CalibrationRow:
+        if isinstance(done, _Skipped):
+            return CalibrationRow(done.name, None, None, None, None, 0, 0.0, (), done.reason)
+        scene = done.scene
+        first = scene.registered.index(True)
+        return CalibrationRow(
+            name=done.name,
+            residual=done.residual,
+            heldout_residual=done.judged_residual,
+            focal=network_to_photograph_focal(float(scene.focal[first]), self.views[first].affine),
+            trusted_fraction=self._trusted_fraction(done.confidence),
+            registered=sum(scene.registered),
+            seconds=done.seconds,
+            T_world_camera=tuple(tuple(pose.flatten().tolist()) for pose in scene.T_world_camera),
+        )
+
+    def _trusted_fraction(self, confidence: CalibratedConfidence) -> float:
+        """Share of pixels above the threshold that pseudo labels use."""
+        threshold = trusted_threshold(confidence, self.network.confidence_cutoff)
+        masks = trusted_masks(confidence, threshold)
+        return float(torch.cat([mask.flatten() for mask in masks]).float().mean())
+
+    def _attempt(self, name: str, compute: Callable[[], _Pass]) -> _Pass | _Skipped:
+        """A row that the result can do without: its failure is a reason, not an end."""
+        try:
+            return compute()
+        except Lora3DError as error:
+            return _Skipped(name, error.found)
+
+    def _cost(self, name: str) -> float:
+        """Seconds of a row: everything so far except the other alignments that it does not build on."""
+        others = {PLAIN} if name != PLAIN else set[str]()
+        return sum(seconds for stage_name, seconds in self.seconds.items() if stage_name not in others)
+
+    def _timed(self, name: str, work: Callable[[], None]) -> None:
+        start = time.perf_counter()
+        work()
+        self.seconds[name] = time.perf_counter() - start
+
+
+def _finished(home: Path) -> Calibration | None:
+    """A calibration of an earlier run, None where there is none or it is damaged (said in a line)."""
+    if not (home / SCENE_FILE).exists():
+        return None
+    try:
+        calibration = load_calibration(home)
+    except InputError as error:
+        warn(f"cache entry calibrations/{home.name} is corrupt ({error.found}); it is computed again")
+        shutil.rmtree(home)
+        return None
+    note(f"Self-calibration of {len(calibration.views)} photographs reused from the cache. {calibration.decision}")
+    return calibration
+
+
+def _request_key(paths: Sequence[Path], config: CalibrationConfig) -> str:
+    """What is asked for, told without building the network: photographs, settings, weights."""
+    settings = replace(config, device="", cache=None, recompute=False)
+    photographs = [(path.absolute(), _content(path)) for path in paths]
+    return digest(CODE_VERSION, photographs, settings, [_content(path) for path in _weights(config.network)])
+
+
+def _content(path: Path) -> str:
+    try:
+        facts = path.stat()
+        if facts.st_size <= FULL_HASH_BYTES:
+            return file_digest(path)
+        return f"{path.name} {facts.st_size} {facts.st_mtime_ns}"
+    except OSError:  # the loader will say what is wrong with it
+        return "unreadable"
+
+
+def _weights(name: str) -> tuple[Path, ...]:
+    """The files of a network; none for weights that are still to be downloaded."""
+    from lora3d_splat.networks import compact, weights
+
+    name = weights.resolve_auto() if name == "auto" else name
+    if name == "compact":
+        return (compact.CHECKPOINT,)
+    path = weights.find_on_disk(name) if name in weights.PUBLIC else weights.existing_path(name)
+    if path is None:
+        return ()
+    return tuple(sorted(path.iterdir())) if path.is_dir() else (path,)
+
+
+def _view_identity(view: View) -> str:
+    """What alignment and fine-tuning know of a view; its name and place do not count."""
+    return digest(view.image, view.affine, view.width, view.height, view.focal_hint)
+
+
+def _root(views: Sequence[View]) -> Path:
+    """The folder that the names of the views are relative to."""
+    first = views[0]
+    return first.path.absolute().parents[len(Path(first.file).parts) - 1]

@@ -1,0 +1,180 @@
+"""The loop on a network that knows the scene: cameras recovered, stages cached, the adapter kept only where it helps."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from oracle_network import FOCAL, OracleNetwork, true_pose, write_photographs
+
+from lora3d_splat import self_calibration
+from lora3d_splat.alignment import AlignmentConfig
+from lora3d_splat.calibration_files import load_calibration, save_calibration
+from lora3d_splat.geometry.procrustes import align_trajectories
+from lora3d_splat.lora.finetune import FinetuneConfig
+from lora3d_splat.records import Calibration
+from lora3d_splat.self_calibration import ADAPTED, PLAIN, ROBUST, CalibrationConfig, calibrate, register_heldout
+
+SMALL = {"alignment": AlignmentConfig(steps=20, samples_per_view=200), "finetune": FinetuneConfig(rank=2, epochs=1)}
+
+
+@pytest.fixture(autouse=True)
+def oracle(monkeypatch: pytest.MonkeyPatch) -> type[OracleNetwork]:
+    """Every network is the oracle, whose counters start at zero."""
+    torch.set_num_threads(1)
+    OracleNetwork.decoded = OracleNetwork.encoded = 0
+    monkeypatch.setattr(self_calibration, "load_network", lambda name, device: OracleNetwork())
+    return OracleNetwork
+
+
+def config(tmp_path: Path, **changes: object) -> CalibrationConfig:
+    return CalibrationConfig(**{**SMALL, "device": "cpu", "cache": tmp_path / "cache", **changes})
+
+
+def centre_error(calibration: Calibration, views: list[int]) -> float:
+    """RMSE of the camera centres after Sim(3), relative to their extent."""
+    true = torch.stack([true_pose(view)[:3, 3] for view in views])
+    found = calibration.scene.T_world_camera[:, :3, 3]
+    miss = align_trajectories(found, true).apply(found) - true
+    return float(miss.square().sum(-1).mean().sqrt() / (true - true.mean(0)).norm(dim=-1).max())
+
+
+def test_cameras_are_recovered_and_three_rows_reported(tmp_path: Path) -> None:
+    """With 10 % outliers and a 5 % error per pair, centres within 5 % of their extent and the focal within 5 %."""
+    write_photographs(tmp_path / "photos", range(6))
+    calibration = calibrate(tmp_path / "photos", config(tmp_path))
+    assert [row.name for row in calibration.rows] == [PLAIN, ROBUST, ADAPTED]
+    assert all(row.residual is not None and row.heldout_residual is not None for row in calibration.rows)
+    assert centre_error(calibration, list(range(6))) < 0.05
+    assert calibration.rows[1].focal == pytest.approx(FOCAL, rel=0.05)
+    assert calibration.rows[1].residual <= calibration.rows[0].residual * 1.001
+
+
+def test_the_adapter_is_kept_exactly_where_left_out_pairs_do_not_get_worse(tmp_path: Path) -> None:
+    """Whichever way it goes, adapter, decision, rows and scene agree, and the sentence holds both numbers."""
+    write_photographs(tmp_path / "photos", range(5))
+    calibration = calibrate(tmp_path / "photos", config(tmp_path), tmp_path / "out")
+    before, after = (row.heldout_residual for row in calibration.rows[1:])
+    kept = after <= before
+    assert (calibration.adapter is not None) == kept
+    assert ("adapter was kept" in calibration.decision) == kept
+    assert f"{before:.3%}" in calibration.decision
+    assert f"{after:.3%}" in calibration.decision
+    row = calibration.rows[2 if kept else 1]
+    assert tuple(calibration.scene.T_world_camera[0].flatten().tolist()) == row.T_world_camera[0]
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists() == kept
+
+
+def test_a_second_run_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photographs(tmp_path / "photos", range(4))
+    first = calibrate(tmp_path / "photos", config(tmp_path))
+    monkeypatch.setattr(self_calibration, "load_network", lambda *_: pytest.fail("built a network"))
+    second = calibrate(tmp_path / "photos", config(tmp_path))
+    assert torch.equal(second.scene.T_world_camera, first.scene.T_world_camera)
+    assert second.rows == first.rows
+
+
+def test_two_more_photographs_cost_only_their_pairs(tmp_path: Path, oracle: type[OracleNetwork]) -> None:
+    """4 views have 12 ordered pairs, 6 have 30: the base network runs on 18 more."""
+    write_photographs(tmp_path / "photos", range(4))
+    calibrate(tmp_path / "photos", config(tmp_path, lora=False))
+    assert oracle.decoded == 12
+    write_photographs(tmp_path / "photos", range(6))
+    calibrate(tmp_path / "photos", config(tmp_path, lora=False))
+    assert oracle.decoded == 30
+
+
+def test_an_interrupted_run_goes_on_from_the_finished_stages(
+    tmp_path: Path, oracle: type[OracleNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the alignment keeps the predictions; the same call then gives what an uninterrupted run gives."""
+    write_photographs(tmp_path / "photos", range(4))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(self_calibration, "align", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(tmp_path / "photos", config(tmp_path, lora=False))
+    assert oracle.decoded == 12
+    resumed = calibrate(tmp_path / "photos", config(tmp_path, lora=False))
+    assert oracle.decoded == 12
+    fresh = calibrate(tmp_path / "photos", config(tmp_path, lora=False, cache=tmp_path / "other"))
+    assert torch.equal(resumed.scene.T_world_camera, fresh.scene.T_world_camera)
+
+
+def test_a_finished_adapter_is_loaded_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photographs(tmp_path / "photos", range(4))
+    first = calibrate(tmp_path / "photos", config(tmp_path))
+    shutil.rmtree(tmp_path / "cache" / "calibrations")
+    monkeypatch.setattr(self_calibration, "finetune", lambda *_: pytest.fail("trained again"))
+    second = calibrate(tmp_path / "photos", config(tmp_path))
+    assert second.decision == first.decision
+    assert torch.equal(second.scene.T_world_camera, first.scene.T_world_camera)
+
+
+def test_settings_and_weights_name_the_result(tmp_path: Path) -> None:
+    """Another focal mode is another result; another device or cache folder is not."""
+    paths = write_photographs(tmp_path / "photos", range(3))
+    base = config(tmp_path)
+    other = replace(base, alignment=replace(base.alignment, focal="per-view"))
+    assert self_calibration._request_key(paths, base) != self_calibration._request_key(paths, other)
+    moved = replace(base, device="cuda", cache=tmp_path, recompute=True)
+    assert self_calibration._request_key(paths, base) == self_calibration._request_key(paths, moved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"), [({"lora": False}, "switched off"), ({"trusted_minimum": 0.999}, "trusted")]
+)
+def test_fine_tuning_is_refused_with_a_reason(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
+    write_photographs(tmp_path / "photos", range(4))
+    calibration = calibrate(tmp_path / "photos", config(tmp_path, **changes))
+    assert calibration.adapter is None
+    assert calibration.rows[2].residual is None
+    assert reason in calibration.rows[2].reason
+    assert reason in calibration.decision
+
+
+def test_three_views_are_judged_on_all_pairs(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photos", range(3))
+    calibration = calibrate(tmp_path / "photos", config(tmp_path))
+    assert "on all pairs" in calibration.decision
+    assert all(row.heldout_residual is None for row in calibration.rows)
+
+
+def test_a_calibration_survives_saving_and_moving(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photos", range(3))
+    calibration = calibrate(tmp_path / "photos", config(tmp_path))
+    save_calibration(calibration, tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    found = load_calibration(tmp_path / "b")
+    assert found.folder == tmp_path / "b"
+    assert found.rows == calibration.rows
+    for name in ("T_world_camera", "focal", "principal_point", "T_world_pair", "pair_scale"):
+        assert torch.equal(getattr(found.scene, name), getattr(calibration.scene, name))
+    for a, b in zip(found.scene.depth, calibration.scene.depth, strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(found.confidence.view_confidence, calibration.confidence.view_confidence, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_heldout_views_are_registered_without_moving_the_scene(
+    tmp_path: Path, oracle: type[OracleNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A held-out camera lands where it is, judged in the frame of the scene; the second call needs no network."""
+    paths = write_photographs(tmp_path / "photos", range(6))
+    settings = config(tmp_path, lora=False)
+    calibration = calibrate(paths[:2] + paths[3:], settings)
+    placed = register_heldout([paths[2]], calibration, settings)
+    assert placed.registered == (True,)
+    assert placed.views[0].file == "02.png"
+    true = torch.stack([true_pose(view)[:3, 3] for view in (0, 1, 3, 4, 5)])
+    to_true = align_trajectories(calibration.scene.T_world_camera[:, :3, 3], true)
+    miss = to_true.apply(placed.T_world_camera[:, :3, 3])[0] - true_pose(2)[:3, 3]
+    assert miss.norm() < 0.1 * (true - true.mean(0)).norm(dim=-1).max()
+    monkeypatch.setattr(self_calibration, "load_network", lambda *_: pytest.fail("built a network"))
+    assert torch.equal(register_heldout([paths[2]], calibration, settings).T_world_camera, placed.T_world_camera)
