@@ -1,0 +1,1 @@
+"""Photographs: listing, reading upright, resizing to whole patches."""

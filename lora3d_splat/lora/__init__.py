@@ -1,0 +1,1 @@
+"""Low-rank adaptation: the adapter, the loss, the loop."""
