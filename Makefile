@@ -5,6 +5,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 OUT ?= outputs/demo
 BIN := .venv/bin
 
+# Python's compiled files halve the start-up of every later command; a machine-wide ban on them is not wanted here.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: env demo test lint clean
 
 env: .venv/.installed
