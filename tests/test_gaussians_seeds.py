@@ -102,9 +102,7 @@ def test_unregistered_views_and_empty_depth_are_left_out(calibration):
         seed_points(replace(calibration, scene=replace(scene, registered=(False,) * 4)), SeedConfig())
 
 
-@pytest.mark.parametrize(
-    "settings", [{"keep": 0.0}, {"covisibility_tolerance": 1.0}, {"opacity": 1.0}, {"max_points": 0}]
-)
+@pytest.mark.parametrize("settings", [{"keep": 0.0}, {"covisibility_tolerance": 1.0}, {"max_points": 0}])
 def test_settings_are_checked(settings):
     """Impossible settings are refused with what is accepted."""
     with pytest.raises(InputError, match="accepted"):

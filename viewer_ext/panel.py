@@ -18,10 +18,9 @@ class CalibrationPanel(ViewerControl):
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
         gui = viewer.viser_server.gui
-        # The tab group is reachable by a private name alone, which differs between viser versions; a folder always works.
-        table = (
-            getattr(gui, "_container_handle_from_uuid", None) or getattr(gui, "_container_handle_from_id", None) or {}
-        )
+        # The tab group is reachable by a private name alone, which differs between versions; a folder always works.
+        names = ("_container_handle_from_uuid", "_container_handle_from_id")
+        table = next((found for name in names if (found := getattr(gui, name, None))), {})
         children = getattr(table.get("root"), "_children", {})
         tabs = next((handle for handle in children.values() if type(handle).__name__ == "GuiTabGroupHandle"), None)
         with tabs.add_tab("LoRA3D") if tabs else gui.add_folder("LoRA3D"):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora3d_splat.confidence import trusted_masks, trusted_threshold
+from lora3d_splat.confidence import trusted_masks
 from lora3d_splat.errors import InputError
 from lora3d_splat.gaussians.covisibility import SeedView, novel_pixels
 from lora3d_splat.gaussians.spacing import neighbour_distance
@@ -30,8 +30,6 @@ class SeedConfig:
     max_points: int | None = None
     """Most Gaussians to start from; None means 300,000 on CUDA and 120,000 elsewhere. Beyond it points are drawn at
     random, the chance proportional to their confidence, and the rest grow to close the gaps."""
-    opacity: float = 0.1
-    """Opacity of every Gaussian at the start (InstantSplat: 0.1)."""
     seed: int = 0
     """Seed of the draw."""
 
@@ -43,7 +41,6 @@ class SeedConfig:
             "a relative depth difference in [0, 1)",
             "use 0.01 to 0.03, or 0 to switch the pruning off",
         )
-        _check(0.0 < self.opacity < 1.0, f"opacity={self.opacity}", "a number in (0, 1)", "start from 0.1")
         _check(
             self.max_points is None or self.max_points >= 1,
             f"max_points={self.max_points}",
@@ -89,6 +86,16 @@ def default_max_points(device_type: str) -> int:
     return 300_000 if device_type == "cuda" else 120_000
 
 
+def rank_threshold(calibration: Calibration, keep: float) -> float:
+    """The calibrated confidence that the share `keep` of the registered views' pixels reaches."""
+    maps = zip(calibration.confidence.view_confidence, calibration.scene.registered, strict=True)
+    values = [confidence.flatten().float().cpu() for confidence, registered in maps if registered]
+    if not values or keep == 1.0:
+        return -1.0
+    ranked = torch.cat(values).nan_to_num(nan=0.0)
+    return float(ranked.kthvalue(max(1, round((1 - keep) * len(ranked)))).values)
+
+
 def draw(confidence: Tensor, count: int, seed: int) -> tuple[Tensor, float]:
     """Indices of at most `count` points, chance proportional to confidence, without repeats; and how spacing grows.
 
@@ -106,7 +113,7 @@ def draw(confidence: Tensor, count: int, seed: int) -> tuple[Tensor, float]:
 def _seed_views(calibration: Calibration, config: SeedConfig) -> tuple[SeedView, ...]:
     """The registered views with their trusted pixels, best mean confidence first."""
     scene, confidence = calibration.scene, calibration.confidence
-    masks = trusted_masks(confidence, trusted_threshold(confidence, None, config.keep))
+    masks = trusted_masks(confidence, rank_threshold(calibration, config.keep))
     views = []
     for index in (v for v, registered in enumerate(scene.registered) if registered):
         depth, focal = scene.depth[index].float().cpu(), scene.focal[index].float().cpu()

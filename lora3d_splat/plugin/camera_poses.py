@@ -33,7 +33,7 @@ class CameraPoses(CameraOptimizer):
     """
 
     def apply_to_camera(self, camera: Cameras) -> Tensor:
-        """(1, 3, 4) corrected camera_to_world, OpenGL: rotation from the left, translation added, in the world frame."""
+        """(1, 3, 4) corrected camera_to_world, OpenGL: turned and shifted in the world frame."""
         view = train_view(camera)
         if self.config.mode == "off" or view < 0:
             return camera.camera_to_worlds

@@ -18,12 +18,12 @@ class RunContext:
     """True in `ns-train`, False in the tools that load a finished run"""
 
 
-_CURRENT: ContextVar[RunContext] = ContextVar("lora3d_run", default=RunContext())
+_CURRENT: ContextVar[RunContext | None] = ContextVar("lora3d_run", default=None)
 
 
 def run_context() -> RunContext:
     """The context of the run being set up."""
-    return _CURRENT.get()
+    return _CURRENT.get() or RunContext()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from lora3d_splat.plugin.context import run_context
 from lora3d_splat.plugin.normalise import Normalisation, normalisation
 from lora3d_splat.plugin.photographs import PreparedPhotograph, prepare_photograph
 from lora3d_splat.plugin.split import EvalMode, Split, split_photographs
-from lora3d_splat.records import Calibration, RegisteredViews, View
+from lora3d_splat.records import Calibration, View
 from lora3d_splat.self_calibration import CalibrationConfig
 
 LONG_SIDE = {"cuda": 1600, "cpu": 512}
@@ -68,6 +68,8 @@ class PlacedScene:
     """Everything the dataset outputs are made of."""
 
     calibration: Calibration
+    settings: CalibrationConfig
+    """of the calibration"""
     train: tuple[PlacedView, ...]
     heldout: tuple[PlacedView, ...]
     left_out: tuple[tuple[str, str], ...]
@@ -77,7 +79,9 @@ class PlacedScene:
     normalisation: Normalisation
     seeds: SeedPoints
     seconds: dict[str, float]
-    """calibration stages and what followed"""
+    """what the calibration stages cost when they were computed, and what followed"""
+    calibration_wall: float
+    """seconds that the calibration took this time; little where it came from the cache"""
 
 
 @dataclass
@@ -121,25 +125,25 @@ def place_scene(config: Lora3DDataParserConfig) -> PlacedScene:
     split = split_photographs(paths, config.eval_mode, config.eval_interval, config.train_split_fraction)
     if split.reason:
         note(f"no held-out views: {split.reason}")
-    settings = _calibration_settings(config)
-    calibration = self_calibration.calibrate(split.train, settings)
+    settings, device_type, wall = _calibration_settings(config), _device_type(), {}
+    calibration = _timed(wall, "calibration", lambda: self_calibration.calibrate(split.train, settings))
     seconds = dict(calibration.seconds)
-    registered = _timed(seconds, "held-out views", lambda: _register(split, calibration, settings))
-    device_type, long_side = _device_type(), config.long_side
-    side = LONG_SIDE[device_type] if long_side == "auto" else long_side
-    folder = (settings.cache or default_cache_folder()) / "photographs"
-    train = _placed(calibration.views, photograph_cameras(calibration.views, calibration.scene), side, folder)
-    heldout, left_out = (), ()
-    if registered is not None:
-        cameras = photograph_cameras(registered.views, registered)
-        heldout = _placed(registered.views, cameras, side, folder)
-        left_out = registered.left_out + _unregistered(cameras)
-    no_heldout = None if heldout else split.reason or "no held-out view could be registered"
-    for file, reason in left_out:
-        warn(f"held-out view {file} is not scored: {reason}")
-    frame = normalisation(torch.stack([torch.from_numpy(v.camera.T_world_camera) for v in train]), _depth(calibration))
-    seeds = _timed(seconds, "seed points", lambda: seed_points(calibration, config.seeds, device_type))
-    return PlacedScene(calibration, train, heldout, left_out, no_heldout, frame, seeds, seconds)
+    long_side = LONG_SIDE[device_type] if config.long_side == "auto" else config.long_side
+    studio = _Studio(long_side, (settings.cache or default_cache_folder()) / "photographs")
+    train = studio.place(calibration.views, photograph_cameras(calibration.views, calibration.scene))
+    heldout, left_out = _timed(seconds, "held-out views", lambda: _heldout(split, calibration, settings, studio))
+    return PlacedScene(
+        calibration=calibration,
+        settings=config.calibration,
+        train=train,
+        heldout=heldout,
+        left_out=left_out,
+        no_heldout=None if heldout else split.reason or "no held-out view could be registered",
+        normalisation=normalisation(_poses(train), _depth(calibration)),
+        seeds=_timed(seconds, "seed points", lambda: seed_points(calibration, config.seeds, device_type)),
+        seconds=seconds,
+        calibration_wall=wall["calibration"],
+    )
 
 
 def nerfstudio_cameras(views: tuple[PlacedView, ...], frame: Normalisation, indexed: bool) -> Cameras:
@@ -148,7 +152,6 @@ def nerfstudio_cameras(views: tuple[PlacedView, ...], frame: Normalisation, inde
     `metadata["train_view"]` (V, 1) is the view's index among the training views, or -1: with it the model finds the
     optimised pose of a training view whichever way the camera reaches it.
     """
-    poses = torch.stack([torch.from_numpy(view.camera.T_world_camera) for view in views])
     index = torch.arange(len(views)) if indexed else torch.full((len(views),), -1)
 
     def column(values: list[float]) -> torch.Tensor:
@@ -156,7 +159,7 @@ def nerfstudio_cameras(views: tuple[PlacedView, ...], frame: Normalisation, inde
 
     photographs = [view.photograph for view in views]
     return Cameras(
-        camera_to_worlds=frame.camera_to_worlds(poses),
+        camera_to_worlds=frame.camera_to_worlds(_poses(views)),
         fx=column([view.camera.fx * view.photograph.scale_x for view in views]),
         fy=column([view.camera.fy * view.photograph.scale_y for view in views]),
         cx=column([view.camera.cx * view.photograph.scale_x for view in views]),
@@ -177,22 +180,43 @@ def _calibration_settings(config: Lora3DDataParserConfig) -> CalibrationConfig:
     return replace(config.calibration, recompute=True)
 
 
-def _register(split: Split, calibration: Calibration, settings: CalibrationConfig) -> RegisteredViews | None:
+def _heldout(
+    split: Split, calibration: Calibration, settings: CalibrationConfig, studio: _Studio
+) -> tuple[tuple[PlacedView, ...], tuple[tuple[str, str], ...]]:
+    """The held-out views that could be registered, and (file, reason) of the others."""
     from lora3d_splat import self_calibration
 
-    return self_calibration.register_heldout(split.heldout, calibration, settings) if split.heldout else None
+    if not split.heldout:
+        return (), ()
+    registered = self_calibration.register_heldout(split.heldout, calibration, settings)
+    cameras = photograph_cameras(registered.views, registered)
+    unplaced = tuple((camera.file, camera.reason or "not registered") for camera in cameras if not camera.registered)
+    left_out = registered.left_out + unplaced
+    for file, reason in left_out:
+        warn(f"held-out view {file} is not scored: {reason}")
+    return studio.place(registered.views, cameras), left_out
 
 
-def _placed(
-    views: tuple[View, ...], cameras: tuple[PhotographCamera, ...], long_side: int, folder: Path
-) -> tuple[PlacedView, ...]:
-    """The registered views with their prepared photographs."""
-    pairs = zip(views, cameras, strict=True)
-    return tuple(PlacedView(c, prepare_photograph(v, long_side, folder)) for v, c in pairs if c.registered)
+@dataclass(frozen=True)
+class _Studio:
+    """Where photographs are made ready."""
+
+    long_side: int
+    folder: Path
+
+    def place(self, views: tuple[View, ...], cameras: tuple[PhotographCamera, ...]) -> tuple[PlacedView, ...]:
+        """The registered views with their prepared photographs."""
+        pairs = zip(views, cameras, strict=True)
+        return tuple(
+            PlacedView(camera, prepare_photograph(view, self.long_side, self.folder))
+            for view, camera in pairs
+            if camera.registered
+        )
 
 
-def _unregistered(cameras: tuple[PhotographCamera, ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((camera.file, camera.reason or "not registered") for camera in cameras if not camera.registered)
+def _poses(views: tuple[PlacedView, ...]) -> torch.Tensor:
+    """(V, 4, 4) float64"""
+    return torch.stack([torch.from_numpy(view.camera.T_world_camera) for view in views])
 
 
 def _depth(calibration: Calibration) -> float:

@@ -57,7 +57,7 @@ class Exponential(Scheduler):
 
 
 def splat_optimizers() -> dict[str, dict[str, Any]]:
-    """InstantSplat's learning rates (its code; ten times those of 3D Gaussian Splatting for colour, scale, rotation)."""
+    """InstantSplat's learning rates: ten times 3D Gaussian Splatting's for colour, scale and rotation."""
     constant = {"features_dc": 0.025, "features_rest": 0.00125, "opacities": 0.05, "scales": 0.05, "quats": 0.01}
     return {
         "means": {

@@ -60,7 +60,8 @@ class Lora3DPipeline(VanillaPipeline):
             provide_ffmpeg()
         super().__init__(config, device, test_mode, **kwargs)
         # The viewer finds its elements by scanning the pipeline's attributes.
-        self.panels = [panel(self._scene.calibration) for panel in config.panels]
+        for index, panel in enumerate(config.panels):
+            setattr(self, f"panel_{index}", panel(self._scene.calibration))
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint; the tools that only look get training cameras with their optimised poses."""
@@ -101,6 +102,7 @@ class Lora3DPipeline(VanillaPipeline):
         facts = {
             "steps": step + 1,
             "gaussians": self._splats.num_points,
+            "calibration_seconds_this_run": self._scene.calibration_wall,
             "seed_candidates": self._scene.seeds.candidates,
             "splat_frame": "splat.ply and cameras.json: world frame of the calibration",
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from lora3d_splat.export.cameras import PhotographCamera
 from lora3d_splat.export.scene_json import write_scene_json
 from lora3d_splat.export.splat import Splat, write_splat_ply
 from lora3d_splat.files import atomic_file
 from lora3d_splat.gaussians.harmonics import rotate_harmonics
-from lora3d_splat.geometry.transforms import rotation_to_wxyz, wxyz_to_rotation
+from lora3d_splat.geometry.transforms import opencv_to_opengl, rotation_to_wxyz, wxyz_to_rotation
+from lora3d_splat.outputs import write_outputs
 from lora3d_splat.plugin.camera_poses import optimised_camera_to_worlds
 from lora3d_splat.plugin.dataparser import PlacedScene, nerfstudio_cameras
 from lora3d_splat.plugin.evaluation import ViewScore
@@ -57,7 +56,7 @@ def run_cameras(
     train = scene.normalisation.T_world_camera(optimised_camera_to_worlds(model.camera_optimizer, cameras))
     placed = [replace(v.camera, T_world_camera=pose.numpy()) for v, pose in zip(scene.train, train, strict=True)]
     for view, score in zip(scene.heldout, scores if scene.heldout else (), strict=True):
-        pose = _opengl_rows(score.pose.T_world_camera)
+        pose = opencv_to_opengl(score.pose.T_world_camera)[None, :3]
         placed.append(replace(view.camera, T_world_camera=scene.normalisation.T_world_camera(pose)[0].numpy()))
     return tuple(placed)
 
@@ -68,8 +67,7 @@ def write_run_files(folder: Path, model: Lora3DSplatModel, scene: PlacedScene, s
     write_scene_json(folder / "cameras.json", scene.calibration.network, run_cameras(model, scene, scores))
     for view, score in zip(scene.heldout or scene.train, scores, strict=True):
         write_comparison(folder / "comparisons" / f"{_flat_name(view.camera.file)}.png", score)
-    if scene.calibration.folder.is_dir():
-        shutil.copytree(scene.calibration.folder, folder / "calibration", dirs_exist_ok=True)
+    write_outputs(scene.calibration, folder / "calibration", scene.settings)
 
 
 def write_comparison(path: Path, score: ViewScore) -> None:
@@ -79,13 +77,6 @@ def write_comparison(path: Path, score: ViewScore) -> None:
     pixels = (row.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     with atomic_file(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
-
-
-def _opengl_rows(T_world_camera: Tensor) -> Tensor:
-    """(1, 3, 4) OpenGL from (4, 4) OpenCV."""
-    from lora3d_splat.geometry.transforms import opencv_to_opengl
-
-    return opencv_to_opengl(T_world_camera)[None, :3]
 
 
 def _flat_name(file: str) -> str:

@@ -1,4 +1,4 @@
-"""SSIM as a training loss: the photograph's share of the statistics is small work, the rendering's is differentiated."""
+"""SSIM as a training loss: one separable filter over everything that is needed."""
 
 from __future__ import annotations
 
