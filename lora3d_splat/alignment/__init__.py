@@ -1,0 +1,6 @@
+"""Robust multi-view alignment of pair predictions, with confidence calibration (LoRA3D)."""
+
+from .align import align as align
+from .config import AlignmentConfig as AlignmentConfig
+from .judge import pair_residual as pair_residual
+from .register import register_views as register_views
