@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora3d_splat.confidence import trusted_masks
 from lora3d_splat.errors import InputError
 from lora3d_splat.gaussians.covisibility import SeedView, novel_pixels
 from lora3d_splat.gaussians.spacing import neighbour_distance
@@ -113,7 +112,7 @@ def draw(confidence: Tensor, count: int, seed: int) -> tuple[Tensor, float]:
 def _seed_views(calibration: Calibration, config: SeedConfig) -> tuple[SeedView, ...]:
     """The registered views with their trusted pixels, best mean confidence first."""
     scene, confidence = calibration.scene, calibration.confidence
-    masks = trusted_masks(confidence, rank_threshold(calibration, config.keep))
+    threshold = rank_threshold(calibration, config.keep)
     views = []
     for index in (v for v, registered in enumerate(scene.registered) if registered):
         depth, focal = scene.depth[index].float().cpu(), scene.focal[index].float().cpu()
@@ -121,7 +120,7 @@ def _seed_views(calibration: Calibration, config: SeedConfig) -> tuple[SeedView,
         camera = unproject(depth, focal, scene.principal_point[index].float().cpu())
         points = transform_points(T_world_camera, camera.reshape(-1, 3)).reshape(camera.shape)
         weight = confidence.view_confidence[index].float().cpu()
-        usable = masks[index].cpu() & (depth > 0) & points.isfinite().all(dim=-1) & weight.isfinite()
+        usable = (weight >= threshold) & (depth > 0) & points.isfinite().all(dim=-1)
         views.append(
             SeedView(
                 points_world=points,
@@ -130,7 +129,7 @@ def _seed_views(calibration: Calibration, config: SeedConfig) -> tuple[SeedView,
                 T_world_camera=T_world_camera,
                 focal=float(focal),
                 principal_point=scene.principal_point[index].float().cpu(),
-                rgb=torch.from_numpy(np.ascontiguousarray(calibration.views[index].image)),
+                rgb=torch.from_numpy(np.array(calibration.views[index].image)),
                 confidence=weight,
                 footprint=depth / focal,
             )
