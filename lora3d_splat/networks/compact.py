@@ -1,0 +1,246 @@
+"""The bundled network: small enough to train on a CPU, from procedural scenes alone.
+
+A convolutional stem feeds a normalised correlation volume at stride 8, which is supervised with true matches while
+training. Where a cell's match lies, and how sure that is, enters the tokens of a DUSt3R-type decoder (Wang et al.,
+CVPR 2024), and guides one head of every cross-attention. Points start from a fixed ray grid and are predicted at
+stride 2.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lora3d_splat.errors import CheckpointError, InputError
+from lora3d_splat.networks.base import EncodedViews, PairOutput
+from lora3d_splat.networks.compact_layers import (
+    CELL_WIDTH,
+    CUES,
+    SKIP_WIDTH,
+    CompactEncoderBlock,
+    Correspondence,
+    FirstGuess,
+    GuidedDecoderBlock,
+    PointHead,
+    Stem,
+    cell_centres,
+    cells_to_tokens,
+    correspond,
+    first_guess,
+    tokens_to_cells,
+)
+from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles, token_positions
+
+CHECKPOINT = Path(__file__).with_name("compact.safetensors")
+START_FOCAL = 0.9
+"""focal length of the first guess, in long sides"""
+DEPTH_RANGE = 2.0
+"""largest absolute log of a guessed depth"""
+
+
+@dataclass(frozen=True)
+class CompactArchitecture:
+    """Sizes of the compact network; stored in its checkpoint."""
+
+    width: int = 192
+    """token width"""
+    heads: int = 4
+    """attention heads; the first one of each cross-attention is guided"""
+    encoder_depth: int = 1
+    """self-attention blocks per view"""
+    decoder_depth: int = 4
+    """blocks that look at both views"""
+    match_width: int = 96
+    """width of the features that are correlated"""
+    rope_base: float = 100.0
+    """base of the rotary frequencies"""
+
+
+@dataclass(frozen=True)
+class CompactOutput:
+    """A decoded batch at stride 2, with what the training losses need. Frames as in PairOutput."""
+
+    points_reference: Tensor
+    """(B, H1/2, W1/2, 3)"""
+    confidence_reference: Tensor
+    """(B, H1/2, W1/2)"""
+    points_other: Tensor
+    """(B, H2/2, W2/2, 3)"""
+    confidence_other: Tensor
+    """(B, H2/2, W2/2)"""
+    match_logits: Tensor
+    """(B, N, M) float32: stride-8 cells of the reference against those of the other view"""
+    log_depth_reference: Tensor
+    """(B, N) float32: first guess of the log of z-depth at the reference's cells, up to a constant"""
+
+
+class CompactNetwork(nn.Module):
+    """Pointmap network (PointmapNetwork protocol) of about five million parameters."""
+
+    name = "compact"
+    licence = "Apache-2.0"
+    patch_size = 16
+    long_side = 128
+    lora_targets = LORA_TARGETS
+
+    def __init__(self, architecture: CompactArchitecture | None = None) -> None:
+        super().__init__()
+        self.architecture = a = architecture or CompactArchitecture()
+        self.stem = Stem(a.width)
+        self.enc_blocks = nn.ModuleList(CompactEncoderBlock(a.width, a.heads) for _ in range(a.encoder_depth))
+        self.enc_norm = layer_norm(a.width)
+        self.match_cells = nn.Conv2d(CELL_WIDTH, a.match_width, 1)
+        self.match_tokens = nn.Linear(a.width, 4 * a.match_width)
+        self.match_sharpness = nn.Parameter(torch.tensor(2.3))
+        self.depth_cells = nn.Conv2d(CELL_WIDTH, 1, 1)
+        self.depth_tokens = nn.Linear(a.width, 4)
+        self.cell_cues = nn.Linear(2 * CELL_WIDTH + CUES, CELL_WIDTH)
+        self.token_cues = nn.Linear(4 * CELL_WIDTH, a.width)
+        self.view_embedding = nn.Parameter(0.02 * torch.randn(2, a.width))
+        self.dec_blocks = nn.ModuleList(GuidedDecoderBlock(a.width, a.heads) for _ in range(a.decoder_depth))
+        self.head = PointHead(a.width)
+
+    def encode(self, images: Tensor) -> EncodedViews:
+        """Encode (B, 3, H, W) images in [-1, 1]; `detail` packs match, cell, skip and depth features at stride 8."""
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise InputError(f"images of {width}x{height} pixels", "multiples of 16", "resize or crop the images")
+        rows, columns = height // self.patch_size, width // self.patch_size
+        skip, cells, grid = self.stem(images)
+        tokens = grid.flatten(2).transpose(1, 2)
+        positions = token_positions(len(images), rows, columns, images.device)
+        angles = self._angles(positions, tokens.dtype)
+        for block in self.enc_blocks:
+            tokens = block(tokens, angles)
+        tokens = self.enc_norm(tokens)
+        match = self.match_cells(cells) + tokens_to_cells(self.match_tokens(tokens), rows, columns)
+        depth = self.depth_cells(cells) + tokens_to_cells(self.depth_tokens(tokens), rows, columns)
+        detail = torch.cat([match, cells, F.pixel_unshuffle(skip, 2), depth], dim=1)
+        return EncodedViews((height, width), tokens, positions, detail)
+
+    def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
+        """Decode B ordered pairs at full image size."""
+        half = self.decode_half(reference, other)
+        points_1, confidence_1 = enlarge(half.points_reference, half.confidence_reference, reference.size)
+        points_2, confidence_2 = enlarge(half.points_other, half.confidence_other, other.size)
+        return PairOutput(points_1, confidence_1, points_2, confidence_2)
+
+    def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
+        """Decode B ordered pairs at stride 2, with the match logits."""
+        logits = self.match_logits(reference, other)
+        to_other, to_reference = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
+        grids = cell_grid(reference), cell_grid(other)
+        match_1 = correspond(to_other, to_reference, *grids)
+        match_2 = correspond(to_reference, to_other, *reversed(grids))
+        log_depth = log_depth_1, log_depth_2 = self._log_depth(reference), self._log_depth(other)
+        own_1, own_2 = (depth.exp()[..., None] * cell_rays(*grid, depth) for depth, grid in zip(log_depth, grids, strict=True))
+        guess = first_guess(own_1.detach(), own_2.detach(), match_1, match_2)
+        cells_1, x = self._enter(reference, other, match_1, guess, 0)
+        cells_2, y = self._enter(other, reference, match_2, guess, 1)
+        x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
+        points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
+        points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
+        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth_1)
+
+    def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
+        """Scaled cosine similarity (B, N, M) in float32 between the stride-8 cells of two views."""
+        first, second = (F.normalize(self._split(view)[0].flatten(2).float(), dim=1) for view in (reference, other))
+        return self.match_sharpness.float().exp() * (first.transpose(1, 2) @ second)
+
+    def _split(self, view: EncodedViews) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Match features, cells, packed skip features and raw depth of an encoded view."""
+        assert view.detail is not None
+        return view.detail.split([self.architecture.match_width, CELL_WIDTH, 4 * SKIP_WIDTH, 1], dim=1)
+
+    def _log_depth(self, view: EncodedViews) -> Tensor:
+        """(B, N) bounded log of the guessed z-depth of each cell, float32."""
+        return DEPTH_RANGE * torch.tanh(self._split(view)[3].flatten(1).float() / DEPTH_RANGE)
+
+    def _enter(
+        self, view: EncodedViews, other: EncodedViews, match: Correspondence, guess: FirstGuess, side: int
+    ) -> tuple[Tensor, Tensor]:
+        """Cells with match cues (B, C, h, w) and decoder input tokens (B, N, width) of one side."""
+        own, theirs = self._split(view)[1], self._split(other)[1].flatten(2).transpose(1, 2)
+        warped = match.probability.to(theirs.dtype) @ theirs
+        cues = torch.cat([match.cues, guess.cues(side, match)], dim=-1).to(theirs.dtype)
+        known = torch.cat([own.flatten(2).transpose(1, 2), warped, cues], dim=-1)
+        cells = F.gelu(self.cell_cues(known)).unflatten(1, own.shape[-2:]).permute(0, 3, 1, 2)
+        return cells, view.tokens + self.token_cues(cells_to_tokens(cells)) + self.view_embedding[side]
+
+    def _converse(
+        self, x: Tensor, y: Tensor, positions: tuple[Tensor, Tensor], guides: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Run the decoder, whose weights both sides share."""
+        angles_x, angles_y = (self._angles(each, x.dtype) for each in positions)
+        guide_x, guide_y = (each.to(x.dtype) for each in guides)
+        for block in self.dec_blocks:
+            x, y = block(x, y, angles_x, angles_y, guide_x), block(y, x, angles_y, angles_x, guide_y)
+        return x, y
+
+    def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Rotary angles of a batch, all of whose images have the same size."""
+        cos, sin = rotary_angles(positions[:1], self.architecture.width // self.architecture.heads, self.architecture.rope_base)
+        return cos.to(dtype), sin.to(dtype)
+
+    def _points(self, tokens: Tensor, cells: Tensor, view: EncodedViews, guess: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (B, H/2, W/2, 3) and confidence (B, H/2, W/2) of one side, float32, from the guess (B, N, 3) per cell."""
+        raw = self.head(tokens, cells, F.pixel_shuffle(self._split(view)[2], 2)).permute(0, 2, 3, 1).float()
+        start = guess.transpose(1, 2).unflatten(2, cell_grid(view))
+        start = F.interpolate(start, scale_factor=4, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        distance = start.norm(dim=-1, keepdim=True).clamp(min=1e-3)
+        vectors = start * (torch.log1p(distance) / distance) + raw[..., :3]
+        length = vectors.square().sum(-1, keepdim=True).add(1e-12).sqrt()
+        return vectors * (torch.expm1(length) / length), 1 + raw[..., 3].exp()
+
+
+def cell_grid(view: EncodedViews) -> tuple[int, int]:
+    """(rows, columns) of the stride-8 cells."""
+    return view.size[0] // 8, view.size[1] // 8
+
+
+def cell_rays(rows: int, columns: int, like: Tensor) -> Tensor:
+    """(rows * columns, 3) points at z = 1 on the rays of grid centres, for the focal length of the first guess."""
+    centres = cell_centres(rows, columns, like.device) / (2 * START_FOCAL)
+    return torch.cat([centres, torch.ones_like(centres[:, :1])], dim=-1)
+
+
+def enlarge(points: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Bilinear to image size (H, W)."""
+    maps = torch.cat([points, confidence[..., None]], dim=-1).permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    return maps[..., :3].contiguous(), maps[..., 3].contiguous()
+
+
+def load_compact(path: Path | str | None = None) -> CompactNetwork:
+    """The compact network with the packaged weights, or those of `path`, in float32 on the CPU, in eval mode."""
+    file = Path(path) if path is not None else CHECKPOINT
+    if not file.is_file():
+        raise CheckpointError(f"no file {file}", "a compact checkpoint", "run `ns-lora3d pretrain` or pass another path")
+    with safe_open(str(file), framework="pt") as stored:
+        metadata = stored.metadata() or {}
+        weights = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118 (not a dict)
+    if "architecture" not in metadata:
+        raise CheckpointError(f"{file} without architecture", "a compact checkpoint", "export it with `ns-lora3d pretrain`")
+    network = CompactNetwork(CompactArchitecture(**json.loads(metadata["architecture"])))
+    network.long_side = int(metadata.get("long_side", CompactNetwork.long_side))
+    wanted = set(network.state_dict())
+    missing, unknown = sorted(wanted - set(weights)), sorted(set(weights) - wanted)
+    if missing or unknown:
+        raise CheckpointError(
+            f"{file} with missing {missing[:3]} and unknown {unknown[:3]} tensors",
+            f"the {len(wanted)} tensors of the architecture in its metadata",
+            "export the checkpoint again with the version of lora3d-splat that trained it",
+        )
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def architecture_json(network: CompactNetwork) -> str:
+    """The architecture as stored in checkpoint metadata."""
+    return json.dumps(asdict(network.architecture))

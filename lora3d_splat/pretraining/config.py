@@ -1,0 +1,81 @@
+"""Settings of the training of the bundled network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora3d_splat.errors import InputError
+from lora3d_splat.networks.compact import CompactArchitecture
+
+Size = tuple[int, int]
+"""(height, width) in pixels"""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Train the compact network on procedural scenes; interrupted runs resume from their folder."""
+
+    folder: Path = Path("runs/compact")
+    """Where checkpoint, progress and the exported network are kept."""
+    hours: float = 2.0
+    """Wall-clock budget; the learning rate is annealed to end with it. A resumed run continues its own budget."""
+    steps: int | None = None
+    """Number of steps; replaces the wall-clock budget where given, which makes the run reproducible."""
+    seed: int = 0
+    """Seed of weights, scenes and augmentation."""
+    device: str = "cpu"
+    """torch device."""
+    half_precision: bool = True
+    """Compute in bfloat16 with float32 master weights."""
+    threads: int = 1
+    """CPU threads."""
+    pairs: int = 8
+    """Unordered view pairs per step; both orders of each are trained."""
+    sizes: tuple[Size, ...] = ((96, 128), (128, 96), (112, 112), (80, 128))
+    """Image sizes (height, width); scenes take turns."""
+    final_sizes: tuple[Size, ...] = ((96, 128), (128, 96), (112, 112), (96, 144))
+    """Image sizes of the scenes rendered after `final_share` of the budget."""
+    final_share: float = 0.5
+    """Share of the budget after which new scenes take the final sizes."""
+    pool_scenes: int = 480
+    """Scenes kept for drawing pairs; the oldest one makes room for the next."""
+    first_scenes: int = 32
+    """Scenes rendered before the first step."""
+    steps_per_scene: int = 3
+    """A new scene is rendered every so many steps."""
+    views: int = 6
+    """Views per scene."""
+    muon_rate: float = 3e-3
+    """Learning rate of the matrices (Muon)."""
+    adam_rate: float = 1e-3
+    """Learning rate of biases, norms, embeddings and of the first and last layers (AdamW)."""
+    warm_up: int = 30
+    """Steps of linear warm-up."""
+    anneal_share: float = 0.4
+    """Last share of the budget, over which the learning rates fall to zero along a cosine."""
+    match_weight: float = 0.2
+    """Weight of the match cross-entropy beside the point loss."""
+    depth_weight: float = 0.5
+    """Weight of the log-depth error of the first guess beside the point loss."""
+    alpha_start: float = 1.0
+    """Weight of log-confidence in the point loss at the start."""
+    alpha_end: float = 1.0
+    """The same at the end. Below the typical normalised error the confidence cannot rise above its floor of 1."""
+    ema_decay: float = 0.998
+    """Decay per step of the averaged weights that are evaluated and exported."""
+    validation_scenes: int = 16
+    """Held-out scenes for the progress lines."""
+    save_minutes: float = 6.0
+    """Minutes between checkpoints and progress lines."""
+    architecture: CompactArchitecture = field(default_factory=CompactArchitecture)
+    """Sizes of the network."""
+
+    def __post_init__(self) -> None:
+        for size in (*self.sizes, *self.final_sizes):
+            if size[0] % 16 or size[1] % 16:
+                raise InputError(f"training size {size}", "multiples of 16", "round height and width to multiples of 16")
+        if self.hours <= 0 or (self.steps is not None and self.steps < 1):
+            raise InputError(f"hours={self.hours}, steps={self.steps}", "a positive budget", "give --hours or --steps")
+        if self.pairs < 1 or self.steps_per_scene < 1 or self.first_scenes < 1:
+            raise InputError("an empty batch or pool", "at least one pair and one scene", "raise pairs and first_scenes")

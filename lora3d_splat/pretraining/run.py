@@ -1,0 +1,105 @@
+"""`pretrain`: train within the budget, report, keep a checkpoint, export."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lora3d_splat.console import note
+from lora3d_splat.networks.compact import CompactNetwork, architecture_json
+from lora3d_splat.pretraining.config import PretrainConfig
+from lora3d_splat.pretraining.evaluation import as_row, constant_depth, evaluate, evaluate_predictor, training_mean
+from lora3d_splat.pretraining.trainer import Trainer
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Train until the budget is spent and export the averaged weights; returns the exported file.
+
+    A run that was interrupted continues from `folder/checkpoint.pt`.
+    """
+    torch.set_num_threads(config.threads)
+    trainer = Trainer(config)
+    checkpoint = config.folder / "checkpoint.pt"
+    if checkpoint.is_file():
+        trainer.restore(checkpoint)
+        note(f"continuing at step {trainer.steps}, {trainer.pairs} pairs, {trainer.seconds / 60:.0f} min")
+    while trainer.progress < 1:
+        train_for(trainer, config.save_minutes * 60)
+        report(trainer)
+        trainer.save(checkpoint)
+    target = config.folder / "compact.safetensors"
+    export(trainer, target)
+    if config.validation_scenes:
+        report_baselines(config)
+    return target
+
+
+def train_for(trainer: Trainer, seconds: float) -> None:
+    """Advance for a while, or to the end of the budget; adds one row of mean losses to the history."""
+    started, point, match, steps, before = time.monotonic(), 0.0, 0.0, 0, trainer.pairs
+    begun = trainer.seconds
+    while trainer.progress < 1 and trainer.seconds - begun < seconds:
+        losses = trainer.step()
+        point, match, steps = point + losses.point, match + losses.match, steps + 1
+        trainer.seconds = begun + time.monotonic() - started
+    trainer.history.append({
+        "steps": trainer.steps,
+        "pairs": trainer.pairs,
+        "minutes": round(trainer.seconds / 60, 1),
+        "point_loss": round(point / max(steps, 1), 4),
+        "match_loss": round(match / max(steps, 1), 4),
+        "pairs_per_second": round((trainer.pairs - before) / max(trainer.seconds - begun, 1e-9), 1),
+    })
+
+
+def report(trainer: Trainer) -> None:
+    """Evaluate the averaged weights, print a line and rewrite the progress file."""
+    row = trainer.history[-1]
+    if trainer.config.validation_scenes:
+        row.update(as_row(evaluate(trainer.average, trainer.config.validation_scenes)))
+    note("  ".join(f"{name} {value:g}" for name, value in row.items()))
+    trainer.config.folder.mkdir(parents=True, exist_ok=True)
+    (trainer.config.folder / "progress.json").write_text(json.dumps(trainer.history, indent=1))
+
+
+def report_baselines(config: PretrainConfig) -> None:
+    """What the two blind predictors score on the validation pairs."""
+    for name, predictor in (("constant depth", constant_depth), ("training mean", training_mean(config))):
+        row = as_row(evaluate_predictor(predictor, config.validation_scenes))
+        note(f"{name}: " + "  ".join(f"{key} {value:g}" for key, value in row.items()))
+
+
+def export(trainer: Trainer, target: Path) -> None:
+    """Averaged weights in float16 with everything a user may want to know about them."""
+    config = trainer.config
+    budget = f"--steps {config.steps}" if config.steps is not None else f"--hours {config.hours:g}"
+    accuracy = evaluate(trainer.average, 2 * config.validation_scenes) if config.validation_scenes else None
+    metadata = {
+        "architecture": architecture_json(trainer.average),
+        "long_side": str(CompactNetwork.long_side),
+        "licence": CompactNetwork.licence,
+        "command": f"ns-lora3d pretrain {budget} --seed {config.seed}",
+        "steps": str(trainer.steps),
+        "pairs": str(trainer.pairs),
+        "progress": f"{trainer.progress:.3f}",
+        "accuracy": json.dumps(as_row(accuracy) if accuracy else {}),
+        "settings": json.dumps(asdict(config), default=str),
+    }
+    weights = {key: value.detach().half().contiguous().cpu() for key, value in trainer.average.state_dict().items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, str(target), metadata)
+
+
+def export_checkpoint(config: PretrainConfig, target: Path) -> None:
+    """Export the averaged weights of a run that is still going on, or was stopped."""
+    trainer = Trainer(config)
+    checkpoint = config.folder / "checkpoint.pt"
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    trainer.average.load_state_dict(state["average"])
+    trainer.steps, trainer.pairs, trainer.seconds = state["counters"]
+    export(trainer, target)

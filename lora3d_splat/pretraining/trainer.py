@@ -1,0 +1,137 @@
+"""The training loop's state: master weights, optimisers, average, pool; saved and restored as one file."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lora3d_splat.networks.base import EncodedViews
+from lora3d_splat.networks.compact import CompactNetwork, CompactOutput
+from lora3d_splat.pretraining.config import PretrainConfig
+from lora3d_splat.pretraining.data import PairBatch, ScenePool
+from lora3d_splat.pretraining.losses import depth_loss, match_loss, point_loss
+from lora3d_splat.pretraining.optimizer import make_optimizers
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What one step measured before its update."""
+
+    point: float
+    match: float
+    pairs: int
+    """ordered pairs in the step"""
+
+
+def forward_pairs(network: CompactNetwork, batch: PairBatch) -> CompactOutput:
+    """Decode both orders of all pairs; row k has view k as reference. Each view is encoded once."""
+    dtype = next(network.parameters()).dtype
+    views = network.encode(batch.images.to(dtype))
+    partner = EncodedViews(
+        views.size, batch.partner(views.tokens), views.positions, None if views.detail is None else batch.partner(views.detail)
+    )
+    return network.decode_half(views, partner)
+
+
+def learning_rate_factor(step: int, progress: float, config: PretrainConfig) -> float:
+    """Warm-up, constant, then cosine to zero over the last share of the budget."""
+    late = max(0.0, (progress - (1 - config.anneal_share)) / max(config.anneal_share, 1e-9))
+    return min(1.0, (step + 1) / max(config.warm_up, 1)) * 0.5 * (1 + float(np.cos(np.pi * min(late, 1.0))))
+
+
+class Trainer:
+    """Everything that changes while training. `step` is the only thing that advances it."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.master = CompactNetwork(config.architecture).to(config.device)
+        self.average = copy.deepcopy(self.master).eval().requires_grad_(False)
+        self.worker = copy.deepcopy(self.master).to(torch.bfloat16) if config.half_precision else self.master
+        self.optimizers = make_optimizers(self.master, config.muon_rate, config.adam_rate)
+        self.steps, self.pairs, self.seconds = 0, 0, 0.0
+        self.history: list[dict[str, float]] = []
+        self.pool: ScenePool | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget spent."""
+        if self.config.steps is not None:
+            return self.steps / self.config.steps
+        return self.seconds / (self.config.hours * 3600)
+
+    def step(self) -> StepLosses:
+        """Render, draw, forward, backward, update."""
+        config = self.config
+        self.pool = self.pool or ScenePool(config)
+        if self.steps % config.steps_per_scene == 0:
+            self.pool.extend(1, config.sizes if self.progress < config.final_share else config.final_sizes)
+        batch = self.pool.draw(np.random.default_rng([config.seed, self.steps])).to(config.device)
+        alpha = config.alpha_start + (config.alpha_end - config.alpha_start) * min(self.progress, 1.0)
+        output = forward_pairs(self.worker, batch)
+        point, match = point_loss(output, batch, alpha), match_loss(output.match_logits, batch)
+        guess = depth_loss(output.log_depth_reference, batch)
+        (point + config.match_weight * match + config.depth_weight * guess).backward()
+        self._update(learning_rate_factor(self.steps, self.progress, config))
+        self.steps += 1
+        self.pairs += 2 * batch.pairs
+        return StepLosses(float(point.detach()), float(match.detach()), 2 * batch.pairs)
+
+    @torch.no_grad()
+    def _update(self, factor: float) -> None:
+        """Gradients to the master weights, one optimiser step, weights back to the worker and into the average."""
+        for master, worker in zip(self.master.parameters(), self.worker.parameters(), strict=True):
+            master.grad = None if worker.grad is None else worker.grad.float()
+            if self.config.half_precision:
+                worker.grad = None
+        norm = torch.nn.utils.clip_grad_norm_(self.master.parameters(), 20.0)
+        if torch.isfinite(norm):
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["base_lr"] * factor
+                optimizer.step()
+        self.master.zero_grad(set_to_none=True)
+        decay = min(self.config.ema_decay, (1 + self.steps) / (10 + self.steps))
+        masters = list(self.master.parameters())
+        torch._foreach_lerp_(list(self.average.parameters()), masters, 1 - decay)
+        if self.config.half_precision:
+            torch._foreach_copy_(list(self.worker.parameters()), masters)
+
+    def save(self, path: Path) -> None:
+        """Write everything to `path`, atomically."""
+        state = {
+            "master": self.master.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "counters": (self.steps, self.pairs, self.seconds),
+            "history": self.history,
+            "slots": self.pool.slots if self.pool else [],
+            "rendered": self.pool.rendered if self.pool else 0,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        torch.save(state, unfinished)
+        os.replace(unfinished, path)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a saved file; the pool is rendered again from its seeds."""
+        state: dict = torch.load(path, map_location=self.config.device, weights_only=True)
+        self.master.load_state_dict(state["master"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.steps, self.pairs, self.seconds = state["counters"]
+        self.history = state["history"]
+        if state["slots"]:
+            slots = [(seed, (size[0], size[1])) for seed, size in state["slots"]]
+            self.pool = ScenePool(self.config, slots, state["rendered"])
+        if self.config.half_precision:
+            masters: list[Tensor] = list(self.master.parameters())
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.worker.parameters()), masters)

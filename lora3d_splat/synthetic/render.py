@@ -1,0 +1,94 @@
+"""Seed -> RGB-D photo series with exact cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora3d_splat.errors import InputError
+from lora3d_splat.synthetic.cameras import draw_pose
+from lora3d_splat.synthetic.raycast import cast_view
+from lora3d_splat.synthetic.scenes import KINDS, Stand
+from lora3d_splat.synthetic.textures import SEEDS, atlas
+from lora3d_splat.synthetic.world import World, WorldBuilder
+
+STYLE_OFFSET = {"train": 0, "heldout": 1 << 40}
+"""separates the seeds of the styles"""
+ATTEMPTS = 24
+"""camera draws per view before the scene is given up"""
+
+
+@dataclass(frozen=True)
+class SyntheticScene:
+    """V views of one procedural scene. Square pixels, principal point at the image centre; frame: OpenCV, z up world."""
+
+    images: np.ndarray
+    """(V, H, W, 3) uint8 RGB"""
+    depth: np.ndarray
+    """(V, H, W) float32 z-depth at pixel centres, metres; 0 = nothing there (sky)"""
+    T_world_camera: np.ndarray
+    """(V, 4, 4) float64"""
+    focal: np.ndarray
+    """(V,) float64 pixels"""
+    kind: str
+    """room, tabletop, floating or outdoor"""
+
+
+def cast(
+    world: World, style: str, pose: np.ndarray, focal: float, size: tuple[int, int], samples: int = 2, everywhere=False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8 and z-depth (H, W) of a world from T_world_camera `pose`; size is (H, W).
+
+    Outlines are averaged over samples^2 rays, with `everywhere` every pixel is.
+    """
+    textures = atlas(style)
+    textures.require(set(world.textures.ravel().tolist()))
+    texture = (textures.texels, textures.offsets)
+    return cast_view(
+        world.geometry, world.looks, texture, world.light, world.sky, pose, focal, *size, samples, everywhere
+    )
+
+
+def sane(depth: np.ndarray) -> bool:
+    """Whether a preview depth map shows something at a photographable distance."""
+    seen = depth[depth > 0]
+    if seen.size < 0.35 * depth.size:
+        return False
+    near, middle = np.quantile(seen, [0.02, 0.5])
+    return near > 0.08 and near > 0.12 * middle and seen.min() > 0.03
+
+
+def draw_series(rng: np.random.Generator, world: World, style: str, stand: Stand, focal: float, long_side: int, views: int):
+    """Poses whose previews are sane, the first one at the stand; None when the place does not allow it."""
+    kind = str(rng.choice(["orbit", "sidestep", "forward", "free"], p=[0.4, 0.25, 0.1, 0.25]))
+    amount = float(np.exp(rng.uniform(np.log(0.05), np.log(0.6))))
+    poses: list[np.ndarray] = []
+    for _ in range(ATTEMPTS):
+        pose = draw_pose(rng, stand, kind, amount, first=not poses)
+        if sane(cast(world, style, pose, focal * 24 / long_side, (18, 24), samples=1)[1]):
+            poses.append(pose)
+        if len(poses) == views:
+            return np.stack(poses)
+    return None
+
+
+def render_scene(seed: int, size: tuple[int, int], views: int = 6, style: str = "train") -> SyntheticScene:
+    """A photo series that depends on its arguments alone. `size` is (H, W) pixels; fov 40-80 degrees on the long side."""
+    if style not in SEEDS:
+        raise InputError(f"style {style!r}", " or ".join(SEEDS), "pass one of the accepted styles")
+    rng = np.random.default_rng([seed + STYLE_OFFSET[style], 77])
+    names, shares = list(KINDS), [share for _, share in KINDS.values()]
+    while True:  # a place without room for the series is drawn again; half of all places have it
+        kind = str(rng.choice(names, p=shares))
+        build = WorldBuilder(rng, atlas(style))
+        stand = KINDS[kind][0](build)
+        world = build.finish()
+        focal = max(size) / 2 / np.tan(np.radians(rng.uniform(40, 80)) / 2)
+        poses = draw_series(rng, world, style, stand, focal, max(size), views)
+        if poses is not None:
+            break
+    zoom = np.exp(rng.normal(0, 0.12, views)) if rng.uniform() < 0.12 else np.ones(views)
+    shots = [cast(world, style, pose, focal * z, size) for pose, z in zip(poses, zoom, strict=True)]
+    images, depth = (np.stack(part) for part in zip(*shots, strict=True))
+    return SyntheticScene(images, depth, poses, focal * zoom, kind)

@@ -1,0 +1,120 @@
+"""The compact network: shapes, independence of the rows of a batch, gradients at the LoRA targets, checkpoint errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lora3d_splat.errors import CheckpointError, InputError
+from lora3d_splat.networks.base import EncodedViews, PointmapNetwork
+from lora3d_splat.networks.compact import (
+    CompactArchitecture,
+    CompactNetwork,
+    architecture_json,
+    load_compact,
+)
+
+SMALL = CompactArchitecture(width=64, heads=4, encoder_depth=1, decoder_depth=2, match_width=32)
+
+
+@pytest.fixture(scope="module")
+def network() -> CompactNetwork:
+    torch.manual_seed(0)
+    return CompactNetwork(SMALL).eval()
+
+
+def images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Noise images in [-1, 1]."""
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_meets_the_protocol(network: CompactNetwork) -> None:
+    """Every attribute and method of PointmapNetwork is there."""
+    assert isinstance(network, PointmapNetwork)
+
+
+@pytest.mark.parametrize(
+    ("size_1", "size_2"), [((32, 48), (32, 48)), ((48, 32), (48, 32)), ((32, 64), (48, 32)), ((32, 32), (64, 48))]
+)
+def test_output_has_the_size_of_each_image(network: CompactNetwork, size_1, size_2) -> None:
+    """Landscape, portrait and mixed sizes: pointmaps at full image size, finite, confidence at least one."""
+    with torch.no_grad():
+        output = network.decode(network.encode(images(2, *size_1)), network.encode(images(2, *size_2, seed=1)))
+    assert output.points_reference.shape == (2, *size_1, 3)
+    assert output.points_other.shape == (2, *size_2, 3)
+    assert output.confidence_reference.shape == (2, *size_1)
+    assert output.confidence_other.shape == (2, *size_2)
+    for values in vars(output).values():
+        assert torch.isfinite(values).all()
+    assert min(output.confidence_reference.min(), output.confidence_other.min()) >= 1
+
+
+def test_rows_of_a_batch_are_independent(network: CompactNetwork) -> None:
+    """A pair decoded alone equals the same pair decoded in a batch."""
+    first, second = images(3, 32, 48), images(3, 32, 48, seed=1)
+    with torch.no_grad():
+        views = network.encode(torch.cat([first, second]))
+        together = network.decode(views.select(torch.tensor([0, 1, 2])), views.select(torch.tensor([3, 4, 5])))
+        alone = network.decode(network.encode(first[1:2]), network.encode(second[1:2]))
+    for name, values in vars(together).items():
+        torch.testing.assert_close(values[1:2], getattr(alone, name), rtol=1e-3, atol=1e-4)
+
+
+def test_stacking_encoded_views_equals_encoding_together(network: CompactNetwork) -> None:
+    """EncodedViews.stack keeps the packed detail with its view."""
+    batch = images(2, 32, 48)
+    with torch.no_grad():
+        whole = network.encode(batch)
+        stacked = EncodedViews.stack([network.encode(batch[:1]), network.encode(batch[1:])])
+    assert whole.detail is not None
+    assert stacked.detail is not None
+    torch.testing.assert_close(stacked.detail, whole.detail, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(stacked.tokens, whole.tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_every_lora_target(network: CompactNetwork) -> None:
+    """Every linear layer named by lora_targets is called, and the points depend on its weight."""
+    names = [name for name, _ in network.named_modules() if name.split(".")[-1] in network.lora_targets]
+    called: set[str] = set()
+    modules = dict(network.named_modules())
+    hooks = [modules[n].register_forward_hook(lambda *_, n=n: called.add(n)) for n in names]
+    views = network.encode(images(2, 32, 48))
+    output = network.decode(views.select(torch.tensor([0])), views.select(torch.tensor([1])))
+    (output.points_reference.square().sum() + output.points_other.square().sum()).backward()
+    for hook in hooks:
+        hook.remove()
+    assert called == set(names)
+    assert len(names) == SMALL.encoder_depth + 4 * SMALL.decoder_depth
+    for name in names:
+        weight = modules[name].weight
+        assert weight.grad is not None
+        assert weight.grad.abs().max() > 0, name
+    network.zero_grad()
+
+
+def test_sizes_off_the_patch_are_refused(network: CompactNetwork) -> None:
+    """The error names the size that was found."""
+    with pytest.raises(InputError, match="50x32"):
+        network.encode(images(1, 32, 50))
+
+
+def test_checkpoint_round_trip_and_errors(network: CompactNetwork, tmp_path) -> None:
+    """Saved float16 weights come back; a missing, renamed or absent file raises CheckpointError with a remedy."""
+    weights = {key: value.half() for key, value in network.state_dict().items()}
+    path = tmp_path / "net.safetensors"
+    save_file(weights, str(path), {"architecture": architecture_json(network), "long_side": "96"})
+    loaded = load_compact(path)
+    assert loaded.long_side == 96
+    assert loaded.architecture == SMALL
+    torch.testing.assert_close(loaded.head.out.weight, network.head.out.weight, rtol=1e-3, atol=1e-4)
+    broken = dict(weights)
+    broken["unheard_of"] = broken.pop("head.out.weight")
+    save_file(broken, str(path), {"architecture": architecture_json(network)})
+    with pytest.raises(CheckpointError, match="head.out.weight"):
+        load_compact(path)
+    save_file(weights, str(path))
+    with pytest.raises(CheckpointError, match="architecture"):
+        load_compact(path)
+    with pytest.raises(CheckpointError, match="no file"):
+        load_compact(tmp_path / "absent.safetensors")

@@ -1,0 +1,189 @@
+"""Training of the bundled network: losses, optimiser, resuming, evaluation, and the shipped checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lora3d_splat.errors import InputError
+from lora3d_splat.networks.compact import CHECKPOINT, CompactArchitecture, CompactOutput, load_compact
+from lora3d_splat.pretraining import PretrainConfig, evaluate, pretrain
+from lora3d_splat.pretraining.data import PairBatch, make_batch, move
+from lora3d_splat.pretraining.evaluation import (
+    constant_depth,
+    evaluate_predictor,
+    heldout_pairs,
+    pair_errors,
+    training_mean,
+)
+from lora3d_splat.pretraining.losses import depth_loss, match_accuracy, match_loss, point_loss
+from lora3d_splat.pretraining.optimizer import orthogonalise
+from lora3d_splat.pretraining.trainer import Trainer, learning_rate_factor
+
+TINY = CompactArchitecture(width=32, heads=2, encoder_depth=1, decoder_depth=1, match_width=16)
+
+
+def tiny(folder: Path) -> PretrainConfig:
+    """Six steps of a very small network on small pictures."""
+    return PretrainConfig(
+        folder=folder,
+        steps=6,
+        half_precision=False,
+        pairs=2,
+        sizes=((32, 48),),
+        final_sizes=((48, 32),),
+        pool_scenes=4,
+        first_scenes=3,
+        steps_per_scene=2,
+        views=3,
+        warm_up=2,
+        validation_scenes=0,
+        architecture=TINY,
+    )
+
+
+@pytest.fixture(scope="module")
+def batch() -> PairBatch:
+    """Two held-out pairs without augmentation."""
+    return make_batch(list(heldout_pairs(3, (48, 64))[:2]), None)
+
+
+def perfect(batch: PairBatch, scale: float = 1.0) -> CompactOutput:
+    """What a faultless network would say, in units of its own."""
+    confidence = torch.full(batch.valid.shape, 2.0)
+    cells = batch.match_index.shape[1]
+    logits = torch.zeros(len(batch.valid), cells, cells)
+    logits.scatter_add_(2, batch.match_index, 50 * batch.match_weight)
+    depth = batch.cell_depth.clamp(min=1e-6).log() + 0.7
+    other = batch.partner(batch.points_partner)
+    return CompactOutput(scale * batch.points_own, confidence, scale * other, confidence, logits, depth)
+
+
+def test_point_loss_ignores_the_unit_of_length(batch: PairBatch) -> None:
+    """Scaling all predicted points changes nothing; perturbing them raises the loss."""
+    once, thrice = (point_loss(perfect(batch, scale), batch, 1.0) for scale in (1.0, 3.0))
+    torch.testing.assert_close(once, thrice)
+    right = perfect(batch)
+    wrong = replace(right, points_other=right.points_other + 0.5)
+    assert point_loss(wrong, batch, 1.0) > once + 0.05
+
+
+def test_point_loss_minimum_over_confidence_is_alpha_over_error(batch: PairBatch) -> None:
+    """For a fixed error e the loss C e - alpha log C is least at C = alpha / e."""
+    right = perfect(batch)
+    other = right.points_other * 1.2
+    candidates = torch.linspace(1, 30, 59)
+    losses = [
+        point_loss(
+            replace(right, points_other=other, confidence_other=torch.full_like(right.confidence_other, float(c))), batch, 1.0
+        )
+        for c in candidates
+    ]
+    best = int(torch.stack(losses).argmin())
+    assert 0 < best < len(candidates) - 1
+
+
+def test_match_targets_agree_with_the_geometry(batch: PairBatch) -> None:
+    """A volume that peaks at the targets has high accuracy and low loss; a flat one has the loss of guessing."""
+    right = perfect(batch)
+    assert match_accuracy(right.match_logits, batch) == 1
+    assert match_loss(right.match_logits, batch) < 8
+    cells = right.match_logits.shape[-1]
+    flat = match_loss(torch.zeros_like(right.match_logits), batch)
+    torch.testing.assert_close(flat, torch.tensor(float(np.log(cells))), rtol=1e-4, atol=1e-4)
+    assert batch.match_weight.sum() > 20
+
+
+def test_depth_loss_ignores_scale_per_view(batch: PairBatch) -> None:
+    """True log-depth plus a constant has no loss; its negative has some."""
+    depth = perfect(batch).log_depth_reference
+    assert depth_loss(depth, batch) < 1e-5
+    assert depth_loss(-depth, batch) > 0.05
+
+
+def test_mirrored_pairs_stay_consistent() -> None:
+    """After flips and swaps the transform still carries own points to the partner's frame, and matches stay many."""
+    pairs = list(heldout_pairs(3, (48, 64))[:4])
+    for seed in range(3):
+        batch = make_batch(pairs, np.random.default_rng(seed))
+        torch.testing.assert_close(batch.points_partner, move(batch.T_partner_own, batch.points_own))
+        identity = batch.partner(batch.T_partner_own) @ batch.T_partner_own
+        torch.testing.assert_close(identity, torch.eye(4).expand_as(identity), rtol=1e-4, atol=1e-4)
+        determinant = torch.det(batch.T_partner_own[:, :3, :3])
+        torch.testing.assert_close(determinant, torch.ones_like(determinant))
+        assert batch.match_weight.sum() > 50
+
+
+def test_orthogonalise_flattens_the_spectrum() -> None:
+    """Newton-Schulz moves all singular values into a band around one."""
+    torch.manual_seed(0)
+    singular = torch.linalg.svdvals(orthogonalise(torch.randn(2, 24, 40)).float())
+    assert singular.min() > 0.5
+    assert singular.max() < 1.4
+
+
+def test_learning_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
+    """Zero-ish first, one in the middle, zero at the end of the budget."""
+    config = tiny(tmp_path)
+    assert learning_rate_factor(0, 0.0, config) == pytest.approx(0.5)
+    assert learning_rate_factor(10, 0.5, config) == 1
+    assert learning_rate_factor(10, 1.0, config) == pytest.approx(0, abs=1e-9)
+
+
+def test_perfect_predictions_have_no_error(batch: PairBatch) -> None:
+    """The metric code returns zero for the truth in any unit of length."""
+    output = perfect(batch, 4.0)
+    maps = (output.points_reference, output.confidence_reference, output.points_other, output.confidence_other)
+    for row in pair_errors(batch, maps):
+        assert row["e1"] < 1e-4
+        assert row["e2"] < 1e-4
+        assert row["rotation"] < 0.2
+
+
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
+    """Three steps, save, restore, three steps: the same weights and losses as six steps."""
+    whole = Trainer(tiny(tmp_path))
+    losses = [whole.step().point for _ in range(6)]
+    first = Trainer(tiny(tmp_path))
+    resumed_losses = [first.step().point for _ in range(3)]
+    first.save(tmp_path / "half.pt")
+    second = Trainer(tiny(tmp_path))
+    second.restore(tmp_path / "half.pt")
+    resumed_losses += [second.step().point for _ in range(3)]
+    assert resumed_losses == pytest.approx(losses, rel=1e-4)
+    assert second.pairs == whole.pairs
+    for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_pretrain_exports_a_loadable_network(tmp_path: Path) -> None:
+    """The whole command on a tiny budget: progress file, checkpoint, export."""
+    target = pretrain(replace(tiny(tmp_path), steps=2))
+    assert load_compact(target).architecture == TINY
+    assert (tmp_path / "progress.json").is_file()
+    assert (tmp_path / "checkpoint.pt").is_file()
+
+
+def test_settings_are_checked() -> None:
+    """Sizes off the patch and empty budgets are refused before any work."""
+    with pytest.raises(InputError, match="multiples of 16"):
+        PretrainConfig(sizes=((100, 128),))
+    with pytest.raises(InputError, match="budget"):
+        PretrainConfig(hours=0)
+
+
+@pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no packaged checkpoint in this tree")
+def test_shipped_checkpoint_beats_blind_predictors(tmp_path: Path) -> None:
+    """On held-out scenes: better points in both views than a plane or the training mean, better rotation than none."""
+    network, scenes, size = load_compact(), 8, (96, 128)
+    accuracy = evaluate(network, scenes, size)
+    for predictor in (constant_depth, training_mean(PretrainConfig(folder=tmp_path), 3, size)):
+        blind = evaluate_predictor(predictor, scenes, size)
+        assert accuracy.e1 < blind.e1
+        assert accuracy.e2 < blind.e2
+    assert accuracy.rotation < 0.9 * accuracy.moved
+    assert accuracy.confidence_rank > 0

@@ -1,0 +1,113 @@
+"""Rendered depth against closed forms, determinism, and agreement between views."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lora3d_splat.errors import InputError
+from lora3d_splat.synthetic.cameras import look_at
+from lora3d_splat.synthetic.pairs import covisibility, scene_pairs, unproject
+from lora3d_splat.synthetic.raycast import CYLINDER, SPHERE
+from lora3d_splat.synthetic.render import cast, render_scene
+from lora3d_splat.synthetic.textures import atlas
+from lora3d_splat.synthetic.world import WorldBuilder
+
+SIZE, FOCAL = (36, 48), 40.0
+
+
+def builder() -> WorldBuilder:
+    """An empty lit world."""
+    build = WorldBuilder(np.random.default_rng(0), atlas("train"))
+    build.sun((0, -1, 2), 1.0, 0.4)
+    return build
+
+
+def world_rays(pose: np.ndarray) -> np.ndarray:
+    """(H, W, 3) world directions of unit camera z through the pixel centres."""
+    height, width = SIZE
+    x, y = np.meshgrid((np.arange(width) + 0.5 - width / 2) / FOCAL, (np.arange(height) + 0.5 - height / 2) / FOCAL)
+    return np.stack([x, y, np.ones_like(x)], -1) @ pose[:3, :3].T
+
+
+def test_depth_of_a_plane_is_exact() -> None:
+    """Floor z = 0 seen from above: z-depth = height / -direction_z along rays of unit camera z."""
+    build = builder()
+    build.box((0, 0, -1), (50, 50, 1), build.look("checks"))
+    pose = look_at(np.array([0.3, -2.0, 2.0]), np.array([0.0, 0.0, 0.0]), 0.2)
+    _, depth = cast(build.finish(), "train", pose, FOCAL, SIZE)
+    down = world_rays(pose)[..., 2]
+    expected = np.where(down < 0, 2.0 / np.maximum(-down, 1e-9), 0)
+    np.testing.assert_allclose(depth, expected, rtol=1e-5)
+
+
+def test_depth_of_a_sphere_is_exact() -> None:
+    """The nearer root of |o + t d - c|^2 = r^2; zero where the ray misses."""
+    build = builder()
+    centre, radius = np.array([0.2, 0.1, 0.9]), 0.6
+    build.add(SPHERE, centre, np.full(3, radius), build.look("noise"))
+    pose = look_at(np.array([0.0, -2.5, 1.2]), centre, 0.0)
+    _, depth = cast(build.finish(), "train", pose, FOCAL, SIZE)
+    rays, offset = world_rays(pose), pose[:3, 3] - centre
+    a, b, c = (rays**2).sum(-1), rays @ offset, offset @ offset - radius**2
+    root = b * b - a * c
+    expected = np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, 0)
+    np.testing.assert_allclose(depth, expected, rtol=1e-4, atol=1e-6)
+    assert (depth > 0).sum() > 100
+
+
+def test_a_cylinder_has_a_flat_lid() -> None:
+    """Looking straight down, the lid's depth is constant and its outline is a disc."""
+    build = builder()
+    build.add(CYLINDER, (0, 0, 0.5), (0.4, 0.4, 0.5), build.look("text"))
+    pose = look_at(np.array([0.0, 0.001, 3.0]), np.array([0.0, 0.0, 0.0]), 0.0)
+    _, depth = cast(build.finish(), "train", pose, FOCAL, SIZE)
+    lid = depth[SIZE[0] // 2 - 5 : SIZE[0] // 2 + 5, SIZE[1] // 2 - 5 : SIZE[1] // 2 + 5]
+    np.testing.assert_allclose(lid, 2.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("style", ["train", "heldout"])
+def test_scenes_depend_on_their_seed_alone(style: str) -> None:
+    """Same seed, same bytes; another seed, another picture."""
+    first, again, other = (render_scene(seed, (32, 48), 2, style) for seed in (4, 4, 5))
+    np.testing.assert_array_equal(first.images, again.images)
+    np.testing.assert_array_equal(first.depth, again.depth)
+    assert not np.array_equal(first.images, other.images)
+
+
+def test_styles_differ_in_textures_and_scenes() -> None:
+    """The held-out scene of a seed is not the training scene of that seed."""
+    train, heldout = (render_scene(1, (32, 32), 2, style) for style in ("train", "heldout"))
+    assert not np.array_equal(train.images, heldout.images)
+    with pytest.raises(InputError, match="heldout"):
+        render_scene(1, (32, 32), 2, "test")
+
+
+def test_views_agree_where_they_overlap() -> None:
+    """Points of one view, projected into another that sees them, meet the same depth (3 %) and nearly the same colour."""
+    compared, differences = 0, []
+    for seed in range(6):
+        scene = render_scene(seed, (48, 64), 4)
+        for i, j in scene_pairs(scene, 0.3):
+            points = unproject(scene.depth[i], scene.focal[i])
+            T_j_i = np.linalg.inv(scene.T_world_camera[j]) @ scene.T_world_camera[i]
+            moved = points @ T_j_i[:3, :3].T + T_j_i[:3, 3]
+            z = np.maximum(moved[..., 2], 1e-6)
+            u = np.floor(scene.focal[j] * moved[..., 0] / z + 32).astype(int)
+            v = np.floor(scene.focal[j] * moved[..., 1] / z + 24).astype(int)
+            inside = (scene.depth[i] > 0) & (moved[..., 2] > 0) & (u >= 0) & (u < 64) & (v >= 0) & (v < 48)
+            u, v = u.clip(0, 63), v.clip(0, 47)
+            same = inside & (np.abs(scene.depth[j][v, u] - z) < 0.03 * z)
+            compared += int(same.sum())
+            differences.append(np.abs(scene.images[j][v, u].astype(float) - scene.images[i])[same].mean())
+    assert compared > 2000
+    assert np.median(differences) < 25, "colours of the same surface must agree between views"
+
+
+def test_covisibility_is_one_on_the_diagonal_and_symmetric_in_its_pairs() -> None:
+    """Shares lie in [0, 1]; usable pairs are ordered i < j."""
+    scene = render_scene(2, (48, 64), 4)
+    seen = covisibility(scene)
+    assert (np.diag(seen) == 1).all()
+    assert ((seen >= 0) & (seen <= 1)).all()
+    assert all(i < j and min(seen[i, j], seen[j, i]) >= 0.15 for i, j in scene_pairs(scene))
