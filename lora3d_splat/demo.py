@@ -17,7 +17,7 @@ from lora3d_splat.console import CONSOLE, note
 from lora3d_splat.errors import InputError, Lora3DError
 from lora3d_splat.export.scene_json import read_scene_json
 from lora3d_splat.files import atomic_file, atomic_folder, ensure_writable_folder, write_text
-from lora3d_splat.metrics.pose import ate_rmse
+from lora3d_splat.metrics.pose import ate_rmse, focal_error
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tabletop"
 METHOD = "lora3d-splat"
@@ -90,15 +90,12 @@ def score_cameras(estimated: Path, known: Path) -> CameraScore:
     _, cameras = read_scene_json(estimated)
     found = [camera for camera in cameras if camera.registered and Path(camera.file).name in truth]
     frames = [truth[Path(camera.file).name] for camera in found]
-    centres = torch.stack([torch.from_numpy(camera.T_world_camera[:3, 3]) for camera in found])
-    true_centres = torch.tensor([frame["c2w"] for frame in frames], dtype=torch.float64)[:, :3, 3]
-    errors = [abs(camera.fx / frame["fx"] - 1) for camera, frame in zip(found, frames, strict=True)]
-    return CameraScore(
-        len(found),
-        float(ate_rmse(centres, true_centres)),
-        float(torch.cdist(true_centres, true_centres).max()),
-        sum(errors) / len(errors),
-    )
+    centres = torch.tensor([camera.T_world_camera[:3, 3].tolist() for camera in found], dtype=torch.float64)
+    true_centres = torch.tensor([[row[3] for row in frame["c2w"][:3]] for frame in frames], dtype=torch.float64)
+    error = ate_rmse(centres, true_centres)
+    focals = torch.tensor([[camera.fx, frame["fx"]] for camera, frame in zip(found, frames, strict=True)])
+    extent = float(torch.cdist(true_centres, true_centres).max())
+    return CameraScore(len(found), error, extent, focal_error(focals[:, 0], focals[:, 1])[0])
 
 
 def print_table(output: Path, score: CameraScore) -> None:

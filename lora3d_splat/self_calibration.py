@@ -15,12 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from lora3d_splat.alignment import AlignmentConfig, align, pair_residual, register_views
 from lora3d_splat.artifacts import StageCache, Stored, default_cache_folder, digest, file_digest
 from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
-from lora3d_splat.confidence import trusted_masks, trusted_threshold
+from lora3d_splat.confidence import trusted_fraction, trusted_threshold
 from lora3d_splat.console import Advance, note, stage, stages, warn
 from lora3d_splat.errors import CheckpointError, InputError, Lora3DError
 from lora3d_splat.files import ensure_writable_folder
@@ -34,7 +32,7 @@ from lora3d_splat.pair_cache import cached_predictions
 from lora3d_splat.pairs import PairConfig, select_pairs
 from lora3d_splat.pairs.left_out import leave_out_pairs
 from lora3d_splat.prediction import PredictionConfig
-from lora3d_splat.pseudo_labels import PseudoLabelConfig, make_pseudo_labels
+from lora3d_splat.pseudo_labels import PseudoLabelConfig, degenerate, make_pseudo_labels
 from lora3d_splat.records import (
     AlignedScene,
     CalibratedConfidence,
@@ -42,6 +40,7 @@ from lora3d_splat.records import (
     CalibrationRow,
     ImagePair,
     PairPrediction,
+    PseudoLabels,
     RegisteredViews,
     View,
 )
@@ -75,8 +74,6 @@ class CalibrationConfig:
     """How the network is fine-tuned."""
     left_out_fraction: float = 0.18
     """Share of the unordered pairs that the fine-tuning never sees and is judged on."""
-    trusted_minimum: float = 0.02
-    """Share of trusted pixels below which fine-tuning is refused."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     cache: Path | None = None
@@ -87,9 +84,8 @@ class CalibrationConfig:
     def __post_init__(self) -> None:
         if self.long_side is not None and self.long_side < 32:
             raise InputError(f"long_side={self.long_side}", "at least 32 pixels", "leave it out, or use 160 to 512")
-        for name in ("left_out_fraction", "trusted_minimum"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise InputError(f"{name}={getattr(self, name)}", "a share in [0, 1)", "leave it at its default")
+        if not 0.0 <= self.left_out_fraction < 1.0:
+            raise InputError(f"left_out_fraction={self.left_out_fraction}", "a share in [0, 1)", "start from 0.18")
 
 
 def calibrate(
@@ -179,9 +175,10 @@ class _Run:
             advance(1)
             robust = self._align(ROBUST, predictions)
             advance(1)
-            adapter, adapted = None, self._refusal(robust)
+            labels = self._labels(robust)
+            adapter, adapted = None, self._refusal(robust, labels)
             if adapted is None:
-                adapter = self._finetune(robust)
+                adapter = self._finetune(labels)
                 advance(1)
                 predictions = self._predict(pairs, "second prediction")
                 advance(1)
@@ -259,22 +256,26 @@ class _Run:
         except Lora3DError:  # without those pairs the scene falls apart; the full one then has to do
             return None
 
-    def _refusal(self, robust: _Pass) -> _Skipped | None:
-        """Why the network is not fine-tuned, None where nothing speaks against it."""
-        trusted = self._trusted_fraction(robust.confidence)
+    def _labels(self, robust: _Pass) -> tuple[PseudoLabels, ...]:
+        """Of all pairs with enough trusted pixels; none where no fine-tuning is asked for."""
         if not self.config.lora:
-            return _Skipped(ADAPTED, "switched off by the settings")
-        if trusted < self.config.trusted_minimum:
-            limit = self.config.trusted_minimum
-            return _Skipped(ADAPTED, f"only {trusted:.1%} of the pixels can be trusted (at least {limit:.1%} needed)")
-        return None
-
-    def _finetune(self, robust: _Pass) -> Path:
-        """Put an adapter into the network, trained now or before, and return its folder."""
-        config = self.config
+            return ()
         cutoff = self.network.confidence_cutoff
-        labels = make_pseudo_labels(self.views, robust.scene, robust.confidence, config.pseudo_labels, cutoff)
-        labels = tuple(label for label in labels if label.pair in set(self.training))
+        return make_pseudo_labels(self.views, robust.scene, robust.confidence, self.config.pseudo_labels, cutoff)
+
+    def _refusal(self, robust: _Pass, labels: tuple[PseudoLabels, ...]) -> _Skipped | None:
+        """Why the network is not fine-tuned, None where nothing speaks against it."""
+        if not self.config.lora:
+            return _Skipped(ADAPTED, "fine-tuning is switched off by the settings")
+        reason = degenerate(labels, len(robust.scene.pairs), self.config.pseudo_labels)
+        if reason is None and not any(label.pair in self.training for label in labels):
+            reason = "only pairs left out of the fine-tuning have enough trusted pixels"
+        return None if reason is None else _Skipped(ADAPTED, reason)
+
+    def _finetune(self, labels: tuple[PseudoLabels, ...]) -> Path:
+        """Put an adapter into the network, trained on the training pairs now or before, and return its folder."""
+        config = self.config
+        labels = tuple(label for label in labels if label.pair in self.training)
         views = [_view_identity(view) for view in self.views]
         key = digest(self.network_key, views, config.finetune, labels)
         folder = self.cache.folder / "adapters" / key
@@ -372,10 +373,10 @@ class _Run:
         )
 
     def _trusted_fraction(self, confidence: CalibratedConfidence) -> float:
-        """Share of pixels above the threshold that pseudo labels use."""
-        threshold = trusted_threshold(confidence, self.network.confidence_cutoff)
-        masks = trusted_masks(confidence, threshold)
-        return float(torch.cat([mask.flatten() for mask in masks]).float().mean())
+        """Share of pair predictions above the threshold that pseudo labels use."""
+        chosen = self.config.pseudo_labels
+        cutoff = chosen.cutoff if chosen.cutoff is not None else self.network.confidence_cutoff
+        return trusted_fraction(confidence, trusted_threshold(confidence, cutoff, chosen.keep))
 
     def _attempt(self, name: str, compute: Callable[[], _Pass]) -> _Pass | _Skipped:
         """A row that the result can do without: its failure is a reason, not an end."""

@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_any_work(
 
 
 def test_corrupt_cache_entries_are_computed_again_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """The finished calibration and one pair are damaged: both are said, only that pair runs again, the result is the same."""
+    """The finished calibration and one pair are damaged: both are said, only that pair runs again."""
     write_photographs(tmp_path / "photos", range(3))
     assert run(tmp_path, tmp_path / "photos") == 0
     first = (tmp_path / "out" / "scene.json").read_text()

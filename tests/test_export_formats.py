@@ -105,8 +105,9 @@ def test_colmap_bytes_follow_the_published_layout(tmp_path: Path) -> None:
     write_colmap(tmp_path, [camera], np.array([[1.0, 2.0, 3.0]]), np.array([[9, 8, 7]], np.uint8))
     expected = struct.pack("<QiiQQ4d", 1, 1, 1, 640, 480, 500.0, 501.0, 320.0, 240.0)
     assert (tmp_path / "cameras.bin").read_bytes() == expected
-    head = struct.pack("<Qi4d3di", 1, 1, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 1)
-    assert (tmp_path / "images.bin").read_bytes() == head + b"a.jpg\0" + struct.pack("<Q", 0)
+    image = (tmp_path / "images.bin").read_bytes()
+    assert struct.unpack_from("<Qi4d3di", image) == (1, 1, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 1)
+    assert image[struct.calcsize("<Qi4d3di") :] == b"a.jpg\0" + struct.pack("<Q", 0)
     point = struct.pack("<QQ3d3BdQ", 1, 1, 1.0, 2.0, 3.0, 9, 8, 7, 0.0, 0)
     assert (tmp_path / "points3D.bin").read_bytes() == point
 

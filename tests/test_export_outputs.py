@@ -54,7 +54,7 @@ def test_all_formats_hold_the_same_cameras(tmp_path: Path) -> None:
 
 
 def test_points_project_where_their_colour_came_from(tmp_path: Path) -> None:
-    """The seed points of the COLMAP model, seen by its own cameras, lie within the photographs and before the camera."""
+    """The seed points, seen by the cameras of the COLMAP model, lie before a camera and within its photograph."""
     out = tmp_path / "out"
     write_outputs(make_calibration(tmp_path), out, None)
     model = read_colmap(out / "colmap/sparse/0")

@@ -1,4 +1,4 @@
-"""The loop on a network that knows the scene: cameras recovered, stages cached, the adapter kept only where it helps."""
+"""The loop on a network that knows the scene: cameras recovered, stages cached, the adapter kept where it helps."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lora3d_splat.alignment import AlignmentConfig
 from lora3d_splat.calibration_files import load_calibration, save_calibration
 from lora3d_splat.geometry.procrustes import align_trajectories
 from lora3d_splat.lora.finetune import FinetuneConfig
+from lora3d_splat.pseudo_labels import PseudoLabelConfig
 from lora3d_splat.records import Calibration
 from lora3d_splat.self_calibration import ADAPTED, PLAIN, ROBUST, CalibrationConfig, calibrate, register_heldout
 
@@ -128,7 +129,8 @@ def test_settings_and_weights_name_the_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"), [({"lora": False}, "switched off"), ({"trusted_minimum": 0.999}, "trusted")]
+    ("changes", "reason"),
+    [({"lora": False}, "switched off"), ({"pseudo_labels": PseudoLabelConfig(cutoff=99.0)}, "trusted")],
 )
 def test_fine_tuning_is_refused_with_a_reason(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
     write_photographs(tmp_path / "photos", range(4))

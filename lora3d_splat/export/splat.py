@@ -43,7 +43,7 @@ def write_splat_ply(path: Path, splat: Splat) -> None:
         (_POSITION, splat.means),
         (_NORMAL, np.zeros((count, 3), np.float32)),
         (_BASE, splat.sh_dc),
-        (_rest_names(rest), splat.sh_rest.transpose(0, 2, 1).reshape(count, -1)),
+        (_rest_names(rest), splat.sh_rest.transpose(0, 2, 1).reshape(count, 3 * rest)),
         (("opacity",), splat.opacity_logit.reshape(count, 1)),
         (_SCALE, splat.log_scale),
         (_ROTATION, splat.quaternion_wxyz / np.maximum(norm, 1e-12)),
