@@ -14,7 +14,7 @@ from lora3d_splat.errors import AlignmentError, InputError
 from lora3d_splat.geometry.transforms import rigid, so3_exp, transform_points
 from lora3d_splat.records import ImagePair, PairPrediction
 
-SMALL = AlignmentConfig(samples_per_view=300)
+SMALL = AlignmentConfig(samples_per_view=150)
 PLAIN = replace(SMALL, robust="none")
 
 

@@ -13,7 +13,7 @@ from lora3d_splat.geometry.procrustes import align_trajectories
 from lora3d_splat.geometry.transforms import rotation_angle_deg
 from lora3d_splat.records import AlignedScene, ImagePair
 
-SMALL = AlignmentConfig(samples_per_view=300)
+SMALL = AlignmentConfig(samples_per_view=150)
 TRAIN = (0, 1, 3, 4)
 HELDOUT = 2
 

@@ -11,9 +11,10 @@ from analytic_scene import make_scene, predict
 from lora3d_splat.alignment.align import log_confidences
 from lora3d_splat.alignment.config import AlignmentConfig
 from lora3d_splat.alignment.initialise import grow_tree, initial_variables, score_edges
+from lora3d_splat.alignment.normal_equations import gauss_newton_step
 from lora3d_splat.alignment.observations import Observations, observe, sample_grid
-from lora3d_splat.alignment.residuals import best_depth, errors, jacobian, world_geometry
-from lora3d_splat.alignment.variables import Variables, focal_modes
+from lora3d_splat.alignment.residuals import DESIGN, best_depth, error_map, errors, features, world_geometry
+from lora3d_splat.alignment.variables import FocalModes, Variables, focal_modes
 from lora3d_splat.errors import InputError
 
 
@@ -30,9 +31,12 @@ def started() -> tuple[Observations, Variables, torch.Tensor]:
 
 
 def test_the_derivative_is_that_of_the_residual(started):
-    """Central differences of e over every parameter of view 1 and pair 0 agree with the analytic Jacobian."""
+    """Central differences of e over every parameter of view 1 and pair 0 agree with the design applied to features."""
     observations, variables, depth = started
-    analytic = jacobian(world_geometry(variables, observations), observations, depth)
+    geometry = world_geometry(variables, observations)
+    values = features(geometry, observations, depth)
+    analytic = torch.einsum("xik,bsk->bsxi", DESIGN, values)
+    torch.testing.assert_close(values @ error_map(geometry).transpose(1, 2), errors(geometry, observations, depth))
     step = 1e-6
 
     def moved(parameter: int, by: float) -> torch.Tensor:
@@ -51,6 +55,45 @@ def test_the_derivative_is_that_of_the_residual(started):
         touched = observations.view == 1 if parameter < 7 else observations.pair == 0
         torch.testing.assert_close(numeric[touched], analytic[touched][..., parameter], atol=1e-7, rtol=1e-6)
         assert float(numeric[~touched].abs().max()) == 0.0
+
+
+def test_the_reduced_step_is_the_step_of_the_full_system(started):
+    """Eliminating the depths changes nothing: against dense least squares over all parameters and all depths."""
+    observations, variables, _ = started
+    geometry = world_geometry(variables, observations)
+    weights = observations.confidence
+    depth = best_depth(geometry, observations, weights)
+    modes = FocalModes(torch.ones(3).double(), torch.arange(3), torch.full((3,), torch.nan).double())
+    view_step, focal_step, pair_step = gauss_newton_step(geometry, observations, depth, weights, modes, 1e-12)
+
+    blocks, samples = weights.shape
+    jacobian = torch.zeros(blocks, samples, 3, 18 + 3 + 42 + 3 * samples, dtype=torch.float64)
+    local = torch.einsum("xik,bsk->bsxi", DESIGN, features(geometry, observations, depth))
+    for block in range(blocks):
+        view, pair = int(observations.view[block]), block // 2
+        jacobian[block, :, :, 6 * view : 6 * view + 6] = local[block, ..., :6]
+        jacobian[block, :, :, 18 + view] = local[block, ..., 6]
+        jacobian[block, :, :, 21 + 7 * pair : 28 + 7 * pair] = local[block, ..., 7:]
+        for sample in range(samples):
+            jacobian[block, sample, :, 63 + samples * view + sample] = geometry.rays[view, sample]
+    root = weights.sqrt()[..., None]
+    system = (jacobian * root[..., None]).flatten(0, 2)
+    pin = torch.zeros(1, system.shape[1], dtype=torch.float64)
+    pin[0, 27:63:7] = 1e3
+    error = torch.cat([(errors(geometry, observations, depth) * root).flatten(), torch.zeros(1).double()])
+    full = torch.linalg.lstsq(torch.cat([system, pin]), -error[:, None], driver="gelsd").solution[:, 0]
+    predicted = torch.einsum(
+        "bsxi,bi->bsx",
+        local,
+        torch.cat([view_step[observations.view], focal_step[observations.view, None], pair_step[observations.pair]], 1),
+    )
+    # Depths take up what happens along the rays; the world's own frame is all but free, hence the tolerance.
+    wanted = torch.einsum("bsxi,i->bsx", jacobian[..., :63], full[:63])
+    rays = torch.nn.functional.normalize(geometry.rays, dim=-1)[observations.view]
+    across = [item - (item * rays).sum(-1, keepdim=True) * rays for item in (predicted, wanted)]
+    voting = weights > 0
+    gap = (across[0] - across[1])[voting].abs().max()
+    assert float(gap) < 1e-3 * float(across[1][voting].abs().max())
 
 
 def test_no_other_depth_has_a_smaller_weighted_error(started):

@@ -22,7 +22,7 @@ def randn(*shape: int) -> torch.Tensor:
 
 def random_map(*batch: int) -> Similarity:
     return Similarity(
-        torch.rand(*batch, generator=GENERATOR).double() + 0.3, so3_exp(randn(*batch, 3)), randn(*batch, 3)
+        torch.rand(batch, generator=GENERATOR).double() + 0.3, so3_exp(randn(*batch, 3)), randn(*batch, 3)
     )
 
 

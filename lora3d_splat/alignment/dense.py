@@ -15,7 +15,7 @@ from .observations import centred_pixels
 from .robust import SMOOTHING, robust_weights
 from .variables import Variables
 
-PLAIN_ROUNDS, ROBUST_ROUNDS = 8, 8
+PLAIN_ROUNDS, ROBUST_ROUNDS = 5, 6
 """Re-weightings per pixel: first under the unsquared norm alone, which starts the robust ones safely."""
 
 

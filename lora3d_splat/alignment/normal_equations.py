@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 
 from .observations import Observations
-from .residuals import Geometry, errors, jacobian
+from .residuals import DESIGN, Geometry, error_map, features
 from .variables import FocalModes
-
-LOCAL = 14
-"""Parameters that one block touches: view 6, log focal 1, pair 7."""
 
 
 def gauss_newton_step(
@@ -34,32 +31,36 @@ def _assemble(
     """Dense (N, N) Hessian and (N,) gradient; the last row and column, of fixed focals, is dropped."""
     index = _parameter_index(observations, modes)
     size = 6 * observations.view_count + 7 * observations.pair_count + modes.count + 1
-    derivative = jacobian(geometry, observations, depth)
-    flat = (derivative * weights.sqrt()[..., None, None]).flatten(1, 2)
-    error = (errors(geometry, observations, depth) * weights.sqrt()[..., None]).flatten(1, 2)
-    hessian = weights.new_zeros(size, size)
-    rows, columns = index[:, :, None].expand(-1, -1, LOCAL), index[:, None, :].expand(-1, LOCAL, -1)
-    hessian.index_put_((rows, columns), flat.transpose(1, 2) @ flat, accumulate=True)
-    gradient = weights.new_zeros(size)
-    gradient.index_put_((index,), (flat.transpose(1, 2) @ error[..., None])[..., 0], accumulate=True)
-    _subtract_depths(hessian, derivative, geometry, observations, weights, index)
+    values = features(geometry, observations, depth)
+    moments = (values * weights[..., None]).transpose(1, 2) @ values
+    hessian, gradient = weights.new_zeros(size, size), weights.new_zeros(size)
+    blocks = torch.einsum("xik,bkl,xjl->bij", DESIGN, moments, DESIGN)
+    hessian.index_put_((index[:, :, None], index[:, None, :]), blocks, accumulate=True)
+    slopes = torch.einsum("xik,bkl,bxl->bi", DESIGN, moments, error_map(geometry))
+    gradient.index_put_((index,), slopes, accumulate=True)
+    _subtract_depths(hessian, geometry, observations, depth, weights, index)
     return hessian[:-1, :-1], gradient[:-1]
 
 
 def _subtract_depths(
-    hessian: Tensor, derivative: Tensor, geometry: Geometry, observations: Observations, weights: Tensor, index: Tensor
+    hessian: Tensor, geometry: Geometry, observations: Observations, depth: Tensor, weights: Tensor, index: Tensor
 ) -> None:
-    """Schur complement: each depth couples every block of its view (the depths are at their best: no gradient)."""
-    rays = geometry.rays[observations.view]
-    coupling = ((derivative * rays[..., None]).sum(2)) * weights[..., None]
+    """Schur complement: each depth couples every block of its view (the depths are at their best: no gradient).
+
+    A depth moves its point along the ray r. Against r, the derivative of e is r for the view's translation, nothing for
+    its rotation (the arm is parallel to r), and -r, r x arm, -r . arm for the pair.
+    """
     for view in range(observations.view_count):
         blocks = torch.nonzero(observations.view == view)[:, 0]
-        stiffness = weights[blocks].sum(0) * (geometry.rays[view] ** 2).sum(-1)
-        scaled = coupling[blocks] / stiffness.clamp_min(1e-30).sqrt()[:, None]
-        # The view's own seven parameters are shared by its blocks, the pairs' are not.
-        own, others = scaled[..., :7].sum(0), scaled[..., 7:].transpose(0, 1).flatten(1)
-        columns = torch.cat([index[blocks[0], :7], index[blocks, 7:].flatten()])
-        joint = torch.cat([own, others], dim=1)
+        rays, arms, votes = geometry.rays[view], geometry.pair_arms[blocks], weights[blocks, :, None]
+        total = votes.sum(0)
+        focal = depth[view, :, None] * (geometry.slopes[view] * rays).sum(-1, keepdim=True)
+        own = torch.cat([rays, focal], dim=-1) * total
+        ray = rays.expand_as(arms)
+        pairs = torch.cat([-ray, torch.linalg.cross(ray, arms), -(ray * arms).sum(-1, keepdim=True)], dim=-1) * votes
+        stiffness = (total * (rays * rays).sum(-1, keepdim=True)).clamp_min(1e-30).sqrt()
+        joint = torch.cat([own, pairs.transpose(0, 1).flatten(1)], dim=1) / stiffness
+        columns = torch.cat([index[blocks[0], [0, 1, 2, 6]], index[blocks, 7:].flatten()])
         hessian.index_put_((columns[:, None], columns[None, :]), -(joint.T @ joint), accumulate=True)
 
 

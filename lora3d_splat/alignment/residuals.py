@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..geometry.transforms import skew
 from .observations import Observations
 from .variables import Variables
 
@@ -62,12 +61,33 @@ def errors(geometry: Geometry, observations: Observations, depth: Tensor) -> Ten
     return (depth[..., None] * geometry.rays)[view] - geometry.pair_arms - geometry.offsets[:, None]
 
 
-def jacobian(geometry: Geometry, observations: Observations, depth: Tensor) -> Tensor:
-    """(B, S, 3, 14): de by view translation, rotation and log focal, then pair translation, rotation and log scale."""
-    view = observations.view
-    blocks, samples = geometry.pair_arms.shape[:2]
-    identity = torch.eye(3, dtype=depth.dtype).expand(blocks, samples, 3, 3)
-    view_arms = (depth[..., None] * geometry.rays)[view]
-    focal = (depth[..., None] * geometry.slopes)[view][..., None]
-    pair_arms = geometry.pair_arms
-    return torch.cat([identity, -skew(view_arms), focal, -identity, skew(pair_arms), -pair_arms[..., None]], dim=-1)
+def features(geometry: Geometry, observations: Observations, depth: Tensor) -> Tensor:
+    """(B, S, 10): one, view arm D r, its derivative by the log focal, pair arm; `DESIGN` maps them to derivatives."""
+    view_arms = torch.cat([depth[..., None] * geometry.rays, depth[..., None] * geometry.slopes], dim=-1)
+    one = torch.ones_like(geometry.pair_arms[..., :1])
+    return torch.cat([one, view_arms[observations.view], geometry.pair_arms], dim=-1)
+
+
+def error_map(geometry: Geometry) -> Tensor:
+    """(B, 3, 10) with e = error_map @ features."""
+    identity = torch.eye(3, dtype=geometry.offsets.dtype).expand(len(geometry.offsets), 3, 3)
+    return torch.cat([-geometry.offsets[..., None], identity, torch.zeros_like(identity), -identity], dim=-1)
+
+
+def _design() -> Tensor:
+    """de/dp for p = view translation, rotation and log focal, pair translation, rotation and log scale."""
+    identity, turn = torch.eye(3, dtype=torch.float64), torch.zeros(3, 3, 3, dtype=torch.float64)
+    for x, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        turn[x, j, k], turn[x, k, j] = 1.0, -1.0
+    design = torch.zeros(3, 14, 10, dtype=torch.float64)
+    design[:, 0:3, 0] = identity
+    design[:, 3:6, 1:4] = turn
+    design[:, 6, 4:7] = identity
+    design[:, 7:10, 0] = -identity
+    design[:, 10:13, 7:10] = -turn
+    design[:, 13, 7:10] = -identity
+    return design
+
+
+DESIGN = _design()
+"""(3, 14, 10): the Jacobian of e is linear in ten features, so ten-by-ten moments hold every normal equation."""

@@ -20,7 +20,7 @@ from .residuals import best_depth, errors, world_geometry
 from .robust import SMOOTHING, mean_over, robust_loss, robust_weights, smooth_norm, weighted_median
 from .variables import FocalModes, Variables
 
-TOLERANCE = 1e-5
+TOLERANCE = 3e-4
 """Relative fall of the objective below which a step counts as standing still."""
 PATIENCE = 3
 """Steps in a row that stand still before the loop ends."""

@@ -70,7 +70,7 @@ def pixel_grid(height: int, width: int, dtype: torch.dtype = torch.float32) -> T
     return torch.stack([u, v], dim=-1)
 
 
-def focal_from_pointmap(points_camera: Tensor, centred_pixels: Tensor, weights: Tensor, rounds: int = 10) -> Tensor:
+def focal_from_pointmap(points_camera: Tensor, centred_pixels: Tensor, weights: Tensor, rounds: int = 20) -> Tensor:
     """Focal (...) minimising sum w |(u, v) - f (X, Y) / Z| by Weiszfeld's re-weighting (DUSt3R, LoRA3D).
 
     `points_camera` (..., N, 3) camera frame, `centred_pixels` (..., N, 2) relative to the principal point,
