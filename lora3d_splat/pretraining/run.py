@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lora3d_splat.console import note
+from lora3d_splat.memory import keep_freed_memory
 from lora3d_splat.networks.compact import CompactNetwork, architecture_json
 from lora3d_splat.pretraining.config import PretrainConfig
 from lora3d_splat.pretraining.evaluation import as_row, constant_depth, evaluate, evaluate_predictor, training_mean
@@ -23,6 +24,7 @@ def pretrain(config: PretrainConfig) -> Path:
     A run that was interrupted continues from `folder/checkpoint.pt`.
     """
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     trainer = Trainer(config)
     checkpoint = config.folder / "checkpoint.pt"
     if checkpoint.is_file():
@@ -49,7 +51,7 @@ def train_for(trainer: Trainer, seconds: float) -> None:
         trainer.seconds = begun + time.monotonic() - started
     trainer.history.append({
         "steps": trainer.steps,
-        "pairs": trainer.pairs,
+        "pairs_seen": trainer.pairs,
         "minutes": round(trainer.seconds / 60, 1),
         "point_loss": round(point / max(steps, 1), 4),
         "match_loss": round(match / max(steps, 1), 4),
