@@ -38,7 +38,7 @@ def demo_world() -> World:
 
     wall, floor = look("plain", 2, 0.4, (1.0, 0.97, 0.9)), look("wood", 1, 0.7)
     build.box((0, 0.4, 1.4), (2.4, 2.4, 1.4), [wall, wall, look("bricks", 1, 0.5), wall, floor, wall])
-    build.lamp((0.7, -0.9, 2.5), 2.6, 0.42)
+    build.lamp((0.7, -0.9, 2.5), 3.2, 0.5)
     build.box((0, 0, 0.70), (0.75, 0.5, 0.02), look("wood", 3, 0.9, (1.1, 1.05, 1.0)), 0.1)
     for sx in (-0.66, 0.66):
         for sy in (-0.42, 0.42):
@@ -75,14 +75,14 @@ def demo_cameras() -> np.ndarray:
     return np.stack(poses)
 
 
-def write_demo(folder: Path, samples: int = 4, quality: int = 92) -> None:
-    """Render `folder`/images/NNN.jpg with samples^2 rays per pixel and `folder`/scene.json with the cameras."""
+def write_demo(folder: Path, samples: int = 3, quality: int = 92) -> None:
+    """Render `folder`/images/NNN.jpg with samples^2 rays on outlines (textures are filtered) and `folder`/scene.json with the cameras."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     world, (height, width) = demo_world(), SIZE
     focal = width / 2 / np.tan(np.radians(FOV) / 2)
     frames = []
     for number, pose in enumerate(demo_cameras()):
-        image, _ = cast(world, STYLE, pose, focal, SIZE, samples, everywhere=True)
+        image, _ = cast(world, STYLE, pose, focal, SIZE, samples)
         file = f"images/{number:03d}.jpg"
         Image.fromarray(image).save(folder / file, quality=quality, subsampling=0)
         intrinsics = {"fx": focal, "fy": focal, "cx": width / 2, "cy": height / 2}
