@@ -106,9 +106,10 @@ def blend_tiles(
 ):  # fmt: skip
     """Render tiles [start, stop).
 
-    Outputs: ``image`` [H, W, 3 or 4], ``alphas`` [H, W]; for the backward pass, per tile and pixel in half-column order,
-    ``transmittances`` [tiles, 256] and ``last_entries`` [tiles, 256] (1 + list position of the last contribution,
-    relative to the tile's list). ``with_depth`` is True or None; ``expected`` divides the depth channel by alpha.
+    Outputs: ``image`` [H, W, 3 or 4], ``alphas`` [H, W]; for the backward pass, per tile and pixel in half-column
+    order, ``transmittances`` [tiles, 256] and ``last_entries`` [tiles, 256] (1 + list position of the last
+    contribution, relative to the tile's list). ``with_depth`` is True or None; ``expected`` divides
+    the depth sum by alpha.
     """
     real = splats.dtype.type
     state = np.empty(FORWARD_PLANES * PIXELS, splats.dtype)

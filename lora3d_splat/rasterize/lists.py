@@ -62,8 +62,8 @@ def pack(
     """Gather splats of depth ranks [start, stop) into one row each and bound the tiles they touch.
 
     ``boxes`` [M, 4] int16 is tile x from/to, y from/to: gsplat's square of the integer radius snapped to tiles, cut
-    down to the bounding box of the ellipse outside which alpha stays below 1/255. ``invalid[range]`` becomes 1 + the index
-    of a splat whose opacity or colour is not finite.
+    down to the bounding box of the ellipse outside which alpha stays below 1/255. ``invalid[range]`` becomes 1 + the
+    index of a splat whose opacity or colour is not finite.
     """
     real = splats.dtype.type
     half, one, zero = real(0.5), real(1), real(0)
