@@ -115,7 +115,7 @@ def save_adapter(network: PointmapNetwork, folder: Path) -> Path:
 
 
 def load_adapter(network: PointmapNetwork, folder: Path) -> PointmapNetwork:
-    """Inject the adapter of a folder in place, replacing one that is there; raises CheckpointError where it is unusable."""
+    """Inject the adapter of a folder in place, replacing one that is there; raises CheckpointError if unusable."""
     import peft
 
     try:

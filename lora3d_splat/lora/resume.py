@@ -27,9 +27,7 @@ class TrainingState:
     """wall seconds spent so far"""
 
 
-def save_training(
-    path: Path, state: TrainingState, network: PointmapNetwork, optimizer: torch.optim.Optimizer
-) -> None:
+def save_training(path: Path, state: TrainingState, network: PointmapNetwork, optimizer: torch.optim.Optimizer) -> None:
     """Write the state, the adapter and the optimiser whole or not at all."""
     content = {
         "fingerprint": state.fingerprint,
@@ -45,7 +43,7 @@ def save_training(
 def load_training(
     path: Path | None, fingerprint: str, network: PointmapNetwork, optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Put the stored adapter and optimiser in place; None where nothing fitting is stored (damage is said in a line)."""
+    """Put stored adapter and optimiser in place; None where nothing fitting is stored (damage is said in a line)."""
     if path is None or not path.exists():
         return None
     try:

@@ -47,7 +47,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def network_digest(network: PointmapNetwork) -> str:
-    """A name (32 hexadecimal digits) for what the network computes: its name and every weight, an adapter's included."""
+    """32 hexadecimal digits for what the network computes: its name and every weight, an adapter's included."""
     import hashlib
 
     import torch

@@ -47,8 +47,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Dust3RConfig]:
     try:
         return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pth(file)
     except (OSError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:160] or type(error).__name__
         raise CheckpointError(
-            found=f"{file}, which cannot be read ({str(error).splitlines()[0][:160] if str(error) else type(error).__name__})",
+            found=f"{file}, which cannot be read ({reason})",
             accepted="a DUSt3R checkpoint: a .pth file, or model.safetensors with config.json",
             remedy="download the file again; it may be cut short or hold something else",
         ) from error

@@ -80,7 +80,10 @@ def _receive(url: str, partial: Path, announced: Announced) -> None:
         if announced.size is None and length is not None:
             announced.size = start + int(length)
         megabytes = max(1, -(-(announced.size or CHUNK) // CHUNK))
-        with stage(f"downloading {partial.stem} [MB]", megabytes) as advance, partial.open("ab" if resumed else "wb") as out:
+        with (
+            stage(f"downloading {partial.stem} [MB]", megabytes) as advance,
+            partial.open("ab" if resumed else "wb") as out,
+        ):
             advance(start // CHUNK)
             _copy(response, out, advance)
 

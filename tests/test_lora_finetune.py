@@ -1,0 +1,112 @@
+"""Fine-tuning: it lowers the loss on pseudo labels, touches only the adapter, and survives interruption."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dust3r_recipe import random_view, recipe_network
+
+from lora3d_splat.errors import InputError
+from lora3d_splat.lora.adapter import adapter_state
+from lora3d_splat.lora.finetune import FinetuneConfig, finetune
+from lora3d_splat.pairs import complete_pairs
+from lora3d_splat.prediction import predict_pairs
+from lora3d_splat.records import PseudoLabels
+
+VIEWS = [random_view(index, size) for index, size in enumerate(((32, 32), (32, 32), (32, 16)))]
+CONFIG = FinetuneConfig(rank=4, lora_alpha=4, epochs=4)
+
+
+def targets() -> list[PseudoLabels]:
+    """Labels that another network of the same make believes in, so that they can be learnt only in part."""
+    predictions = predict_pairs(recipe_network(salt=1), VIEWS, complete_pairs(3))
+    return [
+        PseudoLabels(
+            p.pair, 3 * p.points_reference, p.confidence_reference > 1.3, 3 * p.points_other, p.confidence_other > 1.3
+        )
+        for p in predictions
+    ]
+
+
+LABELS = targets()
+
+
+def test_loss_falls_and_only_the_adapter_changes():
+    """The last epoch's loss is clearly below the first one's; every base weight is bit-equal afterwards."""
+    network = recipe_network()
+    base = {key: value.clone() for key, value in network.state_dict().items()}
+    counted: list[int] = []
+    result = finetune(network, VIEWS, LABELS, CONFIG, counted.append)
+    assert result.losses[-1] < 0.9 * result.losses[0]
+    assert len(result.losses) == CONFIG.epochs
+    assert sum(counted) == CONFIG.epochs * len(LABELS)
+    after = {key.replace(".base_layer.", "."): value for key, value in network.state_dict().items()}
+    assert all(torch.equal(after[key], value) for key, value in base.items())
+
+
+def test_same_seed_same_adapter():
+    """Two runs agree to the bit; another seed gives another adapter."""
+    states = []
+    for seed in (3, 3, 4):
+        network = recipe_network()
+        finetune(network, VIEWS, LABELS, FinetuneConfig(rank=2, epochs=1, seed=seed))
+        states.append(adapter_state(network))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+class Interrupt(Exception):
+    """Stands for Ctrl-C."""
+
+
+def test_an_interrupted_run_continues_to_the_same_result(tmp_path):
+    """Stopped in the middle of the third epoch and run again, adapter and losses equal an undisturbed run's."""
+    undisturbed = recipe_network()
+    expected = finetune(undisturbed, VIEWS, LABELS, CONFIG)
+    seen = 0
+
+    def stop(pairs: int) -> None:
+        nonlocal seen
+        seen += pairs
+        if seen > 2.5 * len(LABELS):
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        finetune(recipe_network(), VIEWS, LABELS, CONFIG, stop, tmp_path / "state.pt")
+    network, counted = recipe_network(), []
+    result = finetune(network, VIEWS, LABELS, CONFIG, counted.append, tmp_path / "state.pt")
+    assert result.losses == expected.losses
+    assert counted[0] == 2 * len(LABELS), "two finished epochs were kept"
+    wanted, got = adapter_state(undisturbed), adapter_state(network)
+    assert all(torch.equal(wanted[key], got[key]) for key in wanted)
+
+
+def test_a_state_of_other_inputs_or_a_damaged_one_is_not_continued(tmp_path, capsys):
+    """Other settings start afresh without a word; a damaged file with one."""
+    short = FinetuneConfig(rank=2, epochs=1)
+    finetune(recipe_network(), VIEWS, LABELS, short, None, tmp_path / "state.pt")
+    counted: list[int] = []
+    other = FinetuneConfig(rank=2, epochs=1, seed=1)
+    finetune(recipe_network(), VIEWS, LABELS, other, counted.append, tmp_path / "state.pt")
+    assert max(counted) <= other.batch_size
+    (tmp_path / "state.pt").write_bytes(b"cut short")
+    finetune(recipe_network(), VIEWS, LABELS, other, None, tmp_path / "state.pt")
+    assert "is damaged" in capsys.readouterr().out
+
+
+def test_labels_without_trusted_pixels_are_refused():
+    """Nothing to learn from is said before anything is changed."""
+    empty = [
+        PseudoLabels(x.pair, x.points_reference, x.valid_reference & False, x.points_other, x.valid_other & False)
+        for x in LABELS
+    ]
+    network = recipe_network()
+    with pytest.raises(InputError, match="trusted pixel"):
+        finetune(network, VIEWS, empty)
+    assert not hasattr(network, "peft_config")
+
+
+def test_settings_are_checked():
+    """A learning rate that grows is refused."""
+    with pytest.raises(InputError, match="does not grow"):
+        FinetuneConfig(learning_rate=1e-6)
