@@ -164,7 +164,7 @@ class _Run:
 
     def calibrate(self, paths: Sequence[Path]) -> Calibration:
         """All stages in their order."""
-        with stages("Self-calibration", 7) as advance:
+        with stages("Self-calibration", 7 if self.config.lora else 4) as advance:
             self._timed("photographs", lambda: self._open(paths, None, 2))
             pairs = select_pairs(len(self.views), self.config.pairs)
             self.training, self.unseen = leave_out_pairs(pairs, self.config.left_out_fraction)
@@ -195,7 +195,7 @@ class _Run:
             new, known = self.views, calibration.views
             self.views = known + new
             placed = [index for index, registered in enumerate(calibration.scene.registered) if registered]
-            both = [(known_, len(known) + k) for k in range(len(new)) for known_ in placed]
+            both = [(index, len(known) + k) for k in range(len(new)) for index in placed]
             pairs = [pair for a, b in both for pair in (ImagePair(a, b), ImagePair(b, a))]
             predictions = self._predict(pairs, "held-out prediction")
             advance(1)
@@ -208,6 +208,8 @@ class _Run:
 
     def _open(self, paths: Sequence[Path], root: Path | None, minimum: int) -> None:
         """Load the network and the photographs at its size."""
+        if not _weights(self.config.network):  # a download of gigabytes is ahead: first see what the photographs are
+            load_views(paths, 64, 16, root, minimum)
         self.network = load_network(self.config.network, self.config.device)
         self.network_key = network_digest(self.network)
         long_side = self.config.long_side or self.network.long_side
