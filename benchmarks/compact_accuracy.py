@@ -34,7 +34,7 @@ PAIRS_PER_SCENE = 12
 
 
 def load_frame(path: Path, focal: float, long_side: int) -> tuple[torch.Tensor, float]:
-    """Photograph resized to `long_side` and centre-cropped to multiples of 16: (3, H, W) in [-1, 1], focal in pixels."""
+    """Photograph resized to `long_side`, centre-cropped to multiples of 16: (3, H, W) in [-1, 1], focal in pixels."""
     photo = Image.open(path).convert("RGB")
     scale = long_side / max(photo.size)
     photo_small = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS)
@@ -60,7 +60,9 @@ def weiszfeld_focal(points: torch.Tensor, rounds: int = 10) -> float:
 
 def scene_rows(folder: Path, network: CompactNetwork, long_side: int) -> list[dict[str, float]]:
     """Errors of ordered pairs of neighbouring train frames."""
-    frames = [f for f in json.loads((folder / "scene.json").read_text())["frames"] if f["split"] == "train" and f["c2w"]]
+    frames = [
+        f for f in json.loads((folder / "scene.json").read_text())["frames"] if f["split"] == "train" and f["c2w"]
+    ]
     loaded = [load_frame(folder / f["file"], f["fx"], long_side) for f in frames]
     pairs = [(i, j) for i, j in combinations(range(len(frames)), 2) if j - i <= 2][:PAIRS_PER_SCENE]
     rows = []
@@ -74,12 +76,14 @@ def scene_rows(folder: Path, network: CompactNetwork, long_side: int) -> list[di
         _, rotation, shift = weighted_similarity(source, target, weights)
         true_rotation, true_shift = T[None, :3, :3].double(), T[None, :3, 3].double()
         focal = weiszfeld_focal(there.points_reference[0])
-        rows.append({
-            "rotation": float(rotation_angle(rotation.transpose(1, 2) @ true_rotation)),
-            "moved": float(rotation_angle(true_rotation)),
-            "direction": float(direction_angle(shift, true_shift)),
-            "focal_error": abs(focal / loaded[i][1] - 1),
-        })
+        rows.append(
+            {
+                "rotation": float(rotation_angle(rotation.transpose(1, 2) @ true_rotation)),
+                "moved": float(rotation_angle(true_rotation)),
+                "direction": float(direction_angle(shift, true_shift)),
+                "focal_error": abs(focal / loaded[i][1] - 1),
+            }
+        )
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The compact network: shapes, independence of the rows of a batch, gradients at the LoRA targets, checkpoint errors."""
+"""The compact network: shapes, independence of batch rows, gradients at the LoRA targets, checkpoint errors."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_checkpoint_round_trip_and_errors(network: CompactNetwork, tmp_path) -> 
     broken = dict(weights)
     broken["unheard_of"] = broken.pop("head.out.weight")
     save_file(broken, str(path), {"architecture": architecture_json(network)})
-    with pytest.raises(CheckpointError, match="head.out.weight"):
+    with pytest.raises(CheckpointError, match=r"head\.out\.weight"):
         load_compact(path)
     save_file(weights, str(path))
     with pytest.raises(CheckpointError, match="architecture"):

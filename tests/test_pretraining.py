@@ -79,7 +79,9 @@ def test_point_loss_minimum_over_confidence_is_alpha_over_error(batch: PairBatch
     candidates = torch.linspace(1, 30, 59)
     losses = [
         point_loss(
-            replace(right, points_other=other, confidence_other=torch.full_like(right.confidence_other, float(c))), batch, 1.0
+            replace(right, points_other=other, confidence_other=torch.full_like(right.confidence_other, float(c))),
+            batch,
+            1.0,
         )
         for c in candidates
     ]

@@ -84,7 +84,7 @@ def test_styles_differ_in_textures_and_scenes() -> None:
 
 
 def test_views_agree_where_they_overlap() -> None:
-    """Points of one view, projected into another that sees them, meet the same depth (3 %) and nearly the same colour."""
+    """Points of one view, projected into another that sees them, meet the same depth and nearly the same colour."""
     compared, differences = 0, []
     for seed in range(6):
         scene = render_scene(seed, (48, 64), 4)

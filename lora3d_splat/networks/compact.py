@@ -88,6 +88,9 @@ class CompactNetwork(nn.Module):
     patch_size = 16
     long_side = 128
     lora_targets = LORA_TARGETS
+    confidence_floor = 0.1
+    """trained with alpha 1: log-confidence is about -log(relative error), and 0 where there is no surface"""
+    confidence_cutoff = None
 
     def __init__(self, architecture: CompactArchitecture | None = None) -> None:
         super().__init__()
@@ -138,15 +141,17 @@ class CompactNetwork(nn.Module):
         grids = cell_grid(reference), cell_grid(other)
         match_1 = correspond(to_other, to_reference, *grids)
         match_2 = correspond(to_reference, to_other, *reversed(grids))
-        log_depth = log_depth_1, log_depth_2 = self._log_depth(reference), self._log_depth(other)
-        own_1, own_2 = (depth.exp()[..., None] * cell_rays(*grid, depth) for depth, grid in zip(log_depth, grids, strict=True))
+        log_depth = self._log_depth(reference), self._log_depth(other)
+        own_1, own_2 = (
+            depth.exp()[..., None] * cell_rays(*grid, depth) for depth, grid in zip(log_depth, grids, strict=True)
+        )
         guess = first_guess(own_1.detach(), own_2.detach(), match_1, match_2)
         cells_1, x = self._enter(reference, other, match_1, guess, 0)
         cells_2, y = self._enter(other, reference, match_2, guess, 1)
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth_1)
+        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0])
 
     def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
         """Scaled cosine similarity (B, N, M) in float32 between the stride-8 cells of two views."""
@@ -185,11 +190,13 @@ class CompactNetwork(nn.Module):
 
     def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Rotary angles of a batch, all of whose images have the same size."""
-        cos, sin = rotary_angles(positions[:1], self.architecture.width // self.architecture.heads, self.architecture.rope_base)
+        cos, sin = rotary_angles(
+            positions[:1], self.architecture.width // self.architecture.heads, self.architecture.rope_base
+        )
         return cos.to(dtype), sin.to(dtype)
 
     def _points(self, tokens: Tensor, cells: Tensor, view: EncodedViews, guess: Tensor) -> tuple[Tensor, Tensor]:
-        """Points (B, H/2, W/2, 3) and confidence (B, H/2, W/2) of one side, float32, from the guess (B, N, 3) per cell."""
+        """Points (B, H/2, W/2, 3) and confidence (B, H/2, W/2) of one side, float32; `guess` is (B, N, 3)."""
         raw = self.head(tokens, cells, F.pixel_shuffle(self._split(view)[2], 2)).permute(0, 2, 3, 1).float()
         start = guess.transpose(1, 2).unflatten(2, cell_grid(view))
         start = F.interpolate(start, scale_factor=4, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
@@ -221,12 +228,16 @@ def load_compact(path: Path | str | None = None) -> CompactNetwork:
     """The compact network with the packaged weights, or those of `path`, in float32 on the CPU, in eval mode."""
     file = Path(path) if path is not None else CHECKPOINT
     if not file.is_file():
-        raise CheckpointError(f"no file {file}", "a compact checkpoint", "run `ns-lora3d pretrain` or pass another path")
+        raise CheckpointError(
+            f"no file {file}", "a compact checkpoint", "run `ns-lora3d pretrain` or pass another path"
+        )
     with safe_open(str(file), framework="pt") as stored:
         metadata = stored.metadata() or {}
         weights = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118 (not a dict)
     if "architecture" not in metadata:
-        raise CheckpointError(f"{file} without architecture", "a compact checkpoint", "export it with `ns-lora3d pretrain`")
+        raise CheckpointError(
+            f"{file} without architecture", "a compact checkpoint", "export it with `ns-lora3d pretrain`"
+        )
     network = CompactNetwork(CompactArchitecture(**json.loads(metadata["architecture"])))
     network.long_side = int(metadata.get("long_side", CompactNetwork.long_side))
     wanted = set(network.state_dict())

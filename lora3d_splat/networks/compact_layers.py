@@ -163,9 +163,7 @@ def pool_to_tokens(probability: Tensor, grid: tuple[int, int], other_grid: tuple
     return blocks.sum((6, 8)).mean((2, 4)).flatten(1, 2).flatten(2, 3)
 
 
-def correspond(
-    forward: Tensor, backward: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]
-) -> Correspondence:
+def correspond(forward: Tensor, backward: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Correspondence:
     """Where each cell's match lies and how sure that is, from match probabilities (B, N, M) and (B, M, N)."""
     own = cell_centres(*grid, forward.device)
     other = cell_centres(*other_grid, forward.device)

@@ -74,8 +74,12 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         for size in (*self.sizes, *self.final_sizes):
             if size[0] % 16 or size[1] % 16:
-                raise InputError(f"training size {size}", "multiples of 16", "round height and width to multiples of 16")
+                raise InputError(
+                    f"training size {size}", "multiples of 16", "round height and width to multiples of 16"
+                )
         if self.hours <= 0 or (self.steps is not None and self.steps < 1):
             raise InputError(f"hours={self.hours}, steps={self.steps}", "a positive budget", "give --hours or --steps")
         if self.pairs < 1 or self.steps_per_scene < 1 or self.first_scenes < 1:
-            raise InputError("an empty batch or pool", "at least one pair and one scene", "raise pairs and first_scenes")
+            raise InputError(
+                "an empty batch or pool", "at least one pair and one scene", "raise pairs and first_scenes"
+            )

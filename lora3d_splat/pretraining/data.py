@@ -21,7 +21,7 @@ SAME_SURFACE = 0.04
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B unordered pairs as 2B views: view k and its partner (k + B) mod 2B. Half-resolution targets (h, w) = (H, W)/2."""
+    """B unordered pairs as 2B views: view k and its partner (k + B) mod 2B. Targets have (h, w) = (H, W) / 2."""
 
     images: Tensor
     """(2B, 3, H, W) in [-1, 1]"""

@@ -98,14 +98,16 @@ def pair_errors(batch: PairBatch, prediction: tuple[Tensor, Tensor, Tensor, Tens
         error = (scale * guess - truth).norm(dim=-1) / truth.norm(dim=-1)
         first = int(valid_1[k].sum())
         confidence = torch.cat([confidence_1[k][valid_1[k]], confidence_2[k][valid_2[k]]])
-        rows.append({
-            "e1": float(error[:first].median()),
-            "e2": float(error[first:].median()),
-            "rotation": float(turned[k]),
-            "direction": float(direction[k]) if baseline[k] > 0.1 else float("nan"),
-            "moved": float(moved[k]),
-            "confidence_rank": rank_correlation(confidence, -error),
-        })
+        rows.append(
+            {
+                "e1": float(error[:first].median()),
+                "e2": float(error[first:].median()),
+                "rotation": float(turned[k]),
+                "direction": float(direction[k]) if baseline[k] > 0.1 else float("nan"),
+                "moved": float(moved[k]),
+                "confidence_rank": rank_correlation(confidence, -error),
+            }
+        )
     return rows
 
 
@@ -138,7 +140,9 @@ def evaluate(network: CompactNetwork, scenes: int = 32, size: Size = (96, 128)) 
 
 def evaluate_predictor(predictor: Predictor, scenes: int = 32, size: Size = (96, 128)) -> Accuracy:
     """Accuracy of any predictor on the same pairs."""
-    return summarise([row for batch in heldout_batches(scenes, size) for row in pair_errors(batch, predictor(batch))], [])
+    return summarise(
+        [row for batch in heldout_batches(scenes, size) for row in pair_errors(batch, predictor(batch))], []
+    )
 
 
 def constant_depth(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -165,7 +169,9 @@ def training_mean(config: PretrainConfig, batches: int = 12, size: Size = (96, 1
     mean = total / count.clamp(min=1)
 
     def predict(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        resized = F.interpolate(mean.permute(0, 3, 1, 2), size=batch.valid.shape[1:], mode="bilinear").permute(0, 2, 3, 1)
+        resized = F.interpolate(mean.permute(0, 3, 1, 2), size=batch.valid.shape[1:], mode="bilinear").permute(
+            0, 2, 3, 1
+        )
         first, second = (each.expand(len(batch.valid), -1, -1, -1) for each in resized)
         return first, torch.ones(batch.valid.shape), second, torch.ones(batch.valid.shape)
 

@@ -49,14 +49,16 @@ def train_for(trainer: Trainer, seconds: float) -> None:
         losses = trainer.step()
         point, match, steps = point + losses.point, match + losses.match, steps + 1
         trainer.seconds = begun + time.monotonic() - started
-    trainer.history.append({
-        "steps": trainer.steps,
-        "pairs_seen": trainer.pairs,
-        "minutes": round(trainer.seconds / 60, 1),
-        "point_loss": round(point / max(steps, 1), 4),
-        "match_loss": round(match / max(steps, 1), 4),
-        "pairs_per_second": round((trainer.pairs - before) / max(trainer.seconds - begun, 1e-9), 1),
-    })
+    trainer.history.append(
+        {
+            "steps": trainer.steps,
+            "pairs_seen": trainer.pairs,
+            "minutes": round(trainer.seconds / 60, 1),
+            "point_loss": round(point / max(steps, 1), 4),
+            "match_loss": round(match / max(steps, 1), 4),
+            "pairs_per_second": round((trainer.pairs - before) / max(trainer.seconds - begun, 1e-9), 1),
+        }
+    )
 
 
 def report(trainer: Trainer) -> None:

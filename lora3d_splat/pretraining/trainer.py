@@ -34,7 +34,10 @@ def forward_pairs(network: CompactNetwork, batch: PairBatch) -> CompactOutput:
     dtype = next(network.parameters()).dtype
     views = network.encode(batch.images.to(dtype))
     partner = EncodedViews(
-        views.size, batch.partner(views.tokens), views.positions, None if views.detail is None else batch.partner(views.detail)
+        views.size,
+        batch.partner(views.tokens),
+        views.positions,
+        None if views.detail is None else batch.partner(views.detail),
     )
     return network.decode_half(views, partner)
 

@@ -8,7 +8,7 @@ from lora3d_splat.synthetic.scenes import Stand
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
-    """T_world_camera (4, 4) with OpenCV axes of a camera at `eye` looking at `target`; world z is up; roll in radians."""
+    """T_world_camera (4, 4), OpenCV axes, of a camera at `eye` looking at `target`; world z is up; roll in radians."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= max(np.linalg.norm(right), 1e-6)

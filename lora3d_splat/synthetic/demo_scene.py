@@ -1,6 +1,6 @@
 """The example photographs: a table-top scene, antialiased, with known cameras.
 
-    python -m lora3d_splat.synthetic.demo_scene examples/tabletop
+python -m lora3d_splat.synthetic.demo_scene examples/tabletop
 """
 
 from __future__ import annotations
@@ -70,13 +70,17 @@ def demo_cameras() -> np.ndarray:
     poses = []
     for angle, wave in zip(np.radians(np.linspace(-38, 38, VIEWS)), np.linspace(0, 2 * np.pi, VIEWS), strict=True):
         reach = 1.32 + 0.06 * np.cos(wave)
-        eye = target + [reach * np.sin(angle), -reach * np.cos(angle), 0.55 + 0.09 * np.sin(wave)]
-        poses.append(look_at(eye, target + [0.03 * np.sin(2 * wave), 0, 0.02 * np.cos(wave)], 0.02 * np.sin(wave)))
+        eye = np.add(target, (reach * np.sin(angle), -reach * np.cos(angle), 0.55 + 0.09 * np.sin(wave)))
+        gaze = np.add(target, (0.03 * np.sin(2 * wave), 0, 0.02 * np.cos(wave)))
+        poses.append(look_at(eye, gaze, 0.02 * np.sin(wave)))
     return np.stack(poses)
 
 
 def write_demo(folder: Path, samples: int = 3, quality: int = 92) -> None:
-    """Render `folder`/images/NNN.jpg with samples^2 rays on outlines (textures are filtered) and `folder`/scene.json with the cameras."""
+    """Render `folder`/images/NNN.jpg and `folder`/scene.json with the cameras.
+
+    Outlines are averaged over samples^2 rays; textures are filtered through their mip levels.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     world, (height, width) = demo_world(), SIZE
     focal = width / 2 / np.tan(np.radians(FOV) / 2)

@@ -22,18 +22,21 @@ def clutter_item(build: WorldBuilder, base, size: float) -> None:
     half = size * rng.uniform(0.2, 0.6, 3)
     at = np.asarray(base, float)
     if kind == "box":
-        build.box(at + [0, 0, half[2]], half, look, yaw)
+        build.box(np.add(at, (0, 0, half[2])), half, look, yaw)
     elif kind in ("tin", "cone"):
         half[:2] = half[:2].min()
-        build.add(CYLINDER if kind == "tin" else CONE, at + [0, 0, half[2]], half, look)
+        build.add(CYLINDER if kind == "tin" else CONE, np.add(at, (0, 0, half[2])), half, look)
     elif kind == "ball":
-        build.add(SPHERE, at + [0, 0, half[2]], half if rng.uniform() < 0.5 else np.full(3, half[2]), look, turn(2, yaw))
+        half = half if rng.uniform() < 0.5 else np.full(3, half[2])
+        build.add(SPHERE, np.add(at, (0, 0, half[2])), half, look, turn(2, yaw))
     else:
         height = 0.0
         for _ in range(int(rng.integers(2, 6))):
             thin = size * rng.uniform(0.04, 0.1)
             cover = build.look("plain", "text", "stripes", scale=(1.0, 4.0))
-            build.box(at + [0, 0, height + thin], (size * 0.4, size * 0.3, thin), cover, yaw + rng.normal(0, 0.2))
+            build.box(
+                np.add(at, (0, 0, height + thin)), (size * 0.4, size * 0.3, thin), cover, yaw + rng.normal(0, 0.2)
+            )
             height += 2 * thin
 
 
@@ -95,7 +98,8 @@ def tree(build: WorldBuilder, at, height: float) -> None:
     """A trunk with one to four leaf masses."""
     rng = build.rng
     trunk = height * rng.uniform(0.25, 0.5)
-    build.add(CYLINDER, np.add(at, (0, 0, trunk / 2)), (height * 0.04, height * 0.04, trunk / 2), build.look("wood", "noise"))
+    thick = height * 0.04
+    build.add(CYLINDER, np.add(at, (0, 0, trunk / 2)), (thick, thick, trunk / 2), build.look("wood", "noise"))
     leaves = build.look("noise", "clutter", "cells", scale=(0.2, 0.8))
     if rng.uniform() < 0.3:
         half = (height - trunk) / 2
@@ -116,7 +120,13 @@ def house(build: WorldBuilder, at, yaw: float) -> None:
     build.box(spot(at, yaw, (0, 0, half[2])), half, [wall] * 5 + [roof], yaw)
     if rng.uniform() < 0.6:
         side = half[1] / 2**0.5
-        build.add(BOX, spot(at, yaw, (0, 0, 2 * half[2])), (half[0] * 1.02, side, side), roof, turn(2, yaw) @ turn(0, np.pi / 4))
+        build.add(
+            BOX,
+            spot(at, yaw, (0, 0, 2 * half[2])),
+            (half[0] * 1.02, side, side),
+            roof,
+            turn(2, yaw) @ turn(0, np.pi / 4),
+        )
     for _ in range(int(rng.integers(0, 4))):
         base = spot(at, yaw, (rng.uniform(-1, 1) * half[0], half[1] + 0.2, 0))
         clutter_item(build, base, rng.uniform(0.6, 2.0))

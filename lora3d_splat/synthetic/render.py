@@ -21,7 +21,7 @@ ATTEMPTS = 24
 
 @dataclass(frozen=True)
 class SyntheticScene:
-    """V views of one procedural scene. Square pixels, principal point at the image centre; frame: OpenCV, z up world."""
+    """V views of one procedural scene. Square pixels, principal point at the image centre, world z up."""
 
     images: np.ndarray
     """(V, H, W, 3) uint8 RGB"""
@@ -59,7 +59,9 @@ def sane(depth: np.ndarray) -> bool:
     return near > 0.08 and near > 0.12 * middle and seen.min() > 0.03
 
 
-def draw_series(rng: np.random.Generator, world: World, style: str, stand: Stand, focal: float, long_side: int, views: int):
+def draw_series(
+    rng: np.random.Generator, world: World, style: str, stand: Stand, focal: float, long_side: int, views: int
+):
     """Poses whose previews are sane, the first one at the stand; None when the place does not allow it."""
     kind = str(rng.choice(["orbit", "sidestep", "forward", "free"], p=[0.4, 0.25, 0.1, 0.25]))
     amount = float(np.exp(rng.uniform(np.log(0.05), np.log(0.6))))
@@ -74,7 +76,7 @@ def draw_series(rng: np.random.Generator, world: World, style: str, stand: Stand
 
 
 def render_scene(seed: int, size: tuple[int, int], views: int = 6, style: str = "train") -> SyntheticScene:
-    """A photo series that depends on its arguments alone. `size` is (H, W) pixels; fov 40-80 degrees on the long side."""
+    """A photo series that depends on its arguments alone. `size` (H, W) pixels; fov 40-80 degrees on the long side."""
     if style not in SEEDS:
         raise InputError(f"style {style!r}", " or ".join(SEEDS), "pass one of the accepted styles")
     rng = np.random.default_rng([seed + STYLE_OFFSET[style], 77])

@@ -63,7 +63,7 @@ def room(build: WorldBuilder) -> Stand:
         table(build, at, rng.uniform(0, np.pi), int(rng.integers(1, 7)))
     for _ in range(int(rng.integers(2, 7))):
         at, yaw = against_wall(build, half, 0.02)
-        picture(build, at + [0, 0, rng.uniform(1.0, 1.8)], yaw)
+        picture(build, np.add(at, (0, 0, rng.uniform(1.0, 1.8))), yaw)
     for _ in range(int(rng.integers(2, 8))):
         clutter_item(build, np.append(rng.uniform(-0.9, 0.9, 2) * half[:2], 0), rng.uniform(0.2, 0.8))
     target = np.array([*rng.uniform(-0.9, 0.9, 2) * half[:2], rng.uniform(0.3, 1.4)])
@@ -81,11 +81,11 @@ def tabletop(build: WorldBuilder) -> Stand:
         height = rng.uniform(0.4, 0.8)
         look = build.look("wood", "plain", "checks", "noise", "cells", "stripes", "text")
         half = (*rng.uniform(0.35, 0.9, 2), height / 2)
-        build.box(centre + [0, 0, height / 2], half, look, rng.uniform(0, np.pi))
+        build.box(np.add(centre, (0, 0, height / 2)), half, look, rng.uniform(0, np.pi))
     for _ in range(int(rng.integers(3, 13))):
         base = centre + np.append(rng.normal(0, 0.2, 2), height)
         clutter_item(build, base, rng.uniform(0.08, 0.4))
-    target = centre + [0, 0, height + rng.uniform(0, 0.15)]
+    target = np.add(centre, (0, 0, height + rng.uniform(0, 0.15)))
     angle, lift, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 1.0), rng.uniform(0.5, 1.2)
     eye = target + reach * np.array([np.cos(angle) * np.cos(lift), np.sin(angle) * np.cos(lift), np.sin(lift)])
     return Stand(target, eye, 0.1)
@@ -114,7 +114,9 @@ def outdoor(build: WorldBuilder) -> Stand:
     for _ in range(int(rng.integers(0, 5))):
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(25, 90)
         half = (*rng.uniform(10, 30, 2), rng.uniform(2, 9))
-        build.add(SPHERE, (reach * np.cos(angle), reach * np.sin(angle), 0), half, build.look("noise", scale=(0.02, 0.1)))
+        build.add(
+            SPHERE, (reach * np.cos(angle), reach * np.sin(angle), 0), half, build.look("noise", scale=(0.02, 0.1))
+        )
     for _ in range(int(rng.integers(1, 7))):
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(6, 25)
         house(build, (reach * np.cos(angle), reach * np.sin(angle), 0), rng.uniform(0, np.pi))

@@ -163,7 +163,9 @@ def text(rng: Generator) -> np.ndarray:
             up, down = rng.integers(0, pitch // 2 + 1, 2)
             marks[top + up : top + pitch - down, column : column + width] = rng.uniform() < 0.85
             column += width + int(rng.integers(1, pitch + 1)) * (3 if rng.uniform() < 0.15 else 1)
-    return blend(marks.astype(float), colour(rng, 0.7), colour(rng, 0.0, 0.35)) * (0.9 + 0.1 * fractal(rng, 1)[..., None])
+    return blend(marks.astype(float), colour(rng, 0.7), colour(rng, 0.0, 0.35)) * (
+        0.9 + 0.1 * fractal(rng, 1)[..., None]
+    )
 
 
 def cells(rng: Generator) -> np.ndarray:
@@ -177,7 +179,9 @@ def cells(rng: Generator) -> np.ndarray:
         second = np.minimum(second, np.maximum(distance, nearest))
         owner = np.where(distance < nearest, k, owner)
         nearest = np.minimum(nearest, distance)
-    image = blend(rng.uniform(size=len(seeds))[owner], colour(rng), colour(rng)) * (0.75 + 0.25 * fractal(rng, 1)[..., None])
+    image = blend(rng.uniform(size=len(seeds))[owner], colour(rng), colour(rng)) * (
+        0.75 + 0.25 * fractal(rng, 1)[..., None]
+    )
     return np.where((second - nearest < rng.uniform(0.004, 0.02))[..., None], colour(rng), image)
 
 

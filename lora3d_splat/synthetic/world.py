@@ -99,7 +99,9 @@ class WorldBuilder:
         radius = (half**2).sum() if shape == BOX else (half[:2].max() ** 2 + half[2] ** 2)
         radius = half.max() ** 2 if shape == SPHERE else radius
         looks = [look] * 6 if isinstance(look, Look) else look
-        self._primitives.append((shape, matrix, np.append(centre, radius * 1.001), half, looks, self.rng.uniform(size=2)))
+        self._primitives.append(
+            (shape, matrix, np.append(centre, radius * 1.001), half, looks, self.rng.uniform(size=2))
+        )
 
     def box(self, centre, half, look: Look | list[Look], yaw: float = 0.0) -> None:
         """A box turned about the vertical."""
