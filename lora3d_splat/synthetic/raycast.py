@@ -232,7 +232,14 @@ def _shade(geometry, looks, texture, light, o, d, hit, pixel, work, out):
     u, v = _surface_uv(shapes[which], face, lo, halves[which])
     scale = scales[which, face]
     footprint = t * pixel * scale / math.sqrt(max(cosine, 0.08))
-    _albedo(texels[textures[which, face]], offsets, u * scale + shifts[which, 0], v * scale + shifts[which, 1], footprint, out)
+    _albedo(
+        texels[textures[which, face]],
+        offsets,
+        u * scale + shifts[which, 0],
+        v * scale + shifts[which, 1],
+        footprint,
+        out,
+    )
     sun, colours = light[0], light[1:]
     for c in range(3):
         w[c] = sun[c] - p[c] if sun[3] > 0 else sun[c] * 100.0
@@ -293,7 +300,9 @@ def cast_view(geometry, looks, texture, light, sky, pose, focal, height, width, 
     for r in range(height):
         for q in range(width):
             x, y = (q + 0.5 - width / 2) / focal, (r + 0.5 - height / 2) / focal
-            label[r, q], depth[r, q] = _trace(geometry, looks, texture, light, sky, rotation, origin, x, y, 1 / focal, work, out)
+            label[r, q], depth[r, q] = _trace(
+                geometry, looks, texture, light, sky, rotation, origin, x, y, 1 / focal, work, out
+            )
             _encode(out, image, r, q)
     if samples < 2:
         return image, depth
