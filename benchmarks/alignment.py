@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    table = Table("views", "outliers", "alignment", "seconds", "CPU seconds", "centre", "rotation deg", "focal", "depth")
+    table = Table("views", "outliers", "alignment", "seconds", "CPU s", "centre", "rotation deg", "focal", "depth")
     for count in options.views:
         scene = make_scene(count, size=(112, 160))
         for outliers in options.outliers:
