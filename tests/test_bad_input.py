@@ -22,7 +22,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(tmp_path: Path, *photos: Path | str) -> int:
     words = ["--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
-    return main(["calibrate", *map(str, photos), *words, "--no-lora", "--steps", "20"])
+    return main(["calibrate", *map(str, photos), *words, "--no-lora", "--steps", "8"])
 
 
 def said(capsys: pytest.CaptureFixture) -> str:
