@@ -22,7 +22,7 @@ HEAVY = ("peft", "gsplat", "numba", "transformers", "open3d", "ray")
 def run(code: str) -> str:
     """Standard output of a fresh process in which `block()` makes the heavy packages unimportable."""
     program = BLOCK.format(blocked=HEAVY) + code
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -36,16 +36,16 @@ def test_entry_modules_import_with_everything_heavy_blocked():
     assert loaded.strip() == "[]"
 
 
-def test_specifications_cost_little_and_need_nothing_heavy():
-    """Both specifications are built, heavy packages blocked, within half a second of processor time over nerfstudio.
+def test_specifications_need_nothing_heavy():
+    """Both specifications are built with the heavy packages blocked (benchmarks/plugin_import.py times it).
 
     nerfstudio's own trainer imports gsplat; it is loaded first and then hidden, so that only our imports are judged.
     The dataparser is asked for first, as nerfstudio does.
     """
     pytest.importorskip("nerfstudio")
-    seconds = run(
+    name = run(
         """
-import importlib.metadata, time
+import importlib.metadata
 found = importlib.metadata.entry_points
 class Nothing(dict):
     names = ()
@@ -55,14 +55,12 @@ import nerfstudio.configs.method_configs
 for name in [m for m in sys.modules if m.split(".")[0] in HEAVY]:
     del sys.modules[name]
 block()
-start = time.process_time()
 from method_configs.lora3d_data import lora3d_data
 from method_configs.lora3d_splat import lora3d_splat
-print(time.process_time() - start)
-assert lora3d_splat.config.method_name == "lora3d-splat"
+print(lora3d_splat.config.method_name, type(lora3d_data.config).__name__)
 """.replace("HEAVY", repr(HEAVY))
     )
-    assert float(seconds) < 0.5
+    assert name.split() == ["lora3d-splat", "Lora3DDataParserConfig"]
 
 
 def test_dataparser_loads_in_the_middle_of_nerfstudios_own_import():
