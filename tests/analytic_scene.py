@@ -48,12 +48,16 @@ def predict(
     noise: float = 0.0,
     confidence: float = math.exp(3.0),
     seed: int = 1,
+    one_sided: bool = False,
 ) -> tuple[PairPrediction, ...]:
-    """Predictions of ordered pairs (default all), each in its own unit; outliers are displaced by about the depth."""
+    """Predictions of ordered pairs (default all), each in its own unit; outliers are displaced by about the depth.
+
+    `one_sided` outliers all go the same way in the pair's frame, as the points of one moving thing do.
+    """
     generator = torch.Generator().manual_seed(seed)
     count = len(scene.views)
     pairs = pairs or [ImagePair(i, j) for i in range(count) for j in range(count) if i != j]
-    return tuple(_prediction(scene, pair, outliers, noise, confidence, generator) for pair in pairs)
+    return tuple(_prediction(scene, pair, outliers, noise, confidence, generator, one_sided) for pair in pairs)
 
 
 def errors(scene: AnalyticScene, estimate: AlignedScene, members: list[int] | None = None) -> dict[str, float]:
@@ -103,6 +107,7 @@ def _prediction(
     noise: float,
     confidence: float,
     generator: torch.Generator,
+    one_sided: bool,
 ) -> PairPrediction:
     unit = 0.3 + float(torch.rand((), generator=generator))
     sides = []
@@ -113,6 +118,7 @@ def _prediction(
         points = transform_points(T_reference_view, points.flatten(0, 1)).view_as(points)
         points = points * (1 + noise * torch.randn(*points.shape[:2], 1, generator=generator))
         wrong = torch.rand(*points.shape[:2], 1, generator=generator) < outliers
-        points = torch.where(wrong, points + 2.0 * torch.randn(points.shape, generator=generator), points)
+        displacement = 2.0 * torch.randn(points.shape, generator=generator)
+        points = torch.where(wrong, points + (displacement.abs() if one_sided else displacement), points)
         sides += [(unit * points).float(), torch.full(points.shape[:2], confidence)]
     return PairPrediction(pair, *sides)
