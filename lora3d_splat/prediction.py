@@ -105,13 +105,13 @@ def in_batches(
         try:
             result = run(batch)
         except torch.OutOfMemoryError as error:
-            if size == 1:
+            if len(batch) == 1:
                 raise InputError(
                     found="images too large for the memory of the device",
                     accepted="images of which one pair fits into memory",
                     remedy="lower the long side of the images, or use --device cpu",
                 ) from error
-            size = min(size, len(batch)) // 2
+            size = len(batch) // 2
             torch.cuda.empty_cache()
             warn(f"out of memory: continuing with batches of {size}")
             continue

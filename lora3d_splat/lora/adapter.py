@@ -61,7 +61,6 @@ def inject(network: PointmapNetwork, config: LoraConfig | None = None) -> Pointm
             lora_dropout=0.0,
             bias="none",
             target_modules=list(network.lora_targets),
-            base_model_name_or_path=network.name,
         ),
         config.seed,
     )
@@ -82,7 +81,8 @@ def adapter_state(network: PointmapNetwork) -> dict[str, Tensor]:
     """Copies of the adapter's tensors on the CPU under peft's own names (without the adapter's)."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(_module(network), adapter_name=NAME)  # type: ignore[arg-type]
+    # embedding layers are named explicitly, because peft's default asks the model hub about the base network
+    state = get_peft_model_state_dict(_module(network), adapter_name=NAME, save_embedding_layers=False)
     return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
 
 

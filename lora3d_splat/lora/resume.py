@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lora3d_splat.console import warn
-from lora3d_splat.errors import CheckpointError
 from lora3d_splat.files import atomic_file
 from lora3d_splat.lora.adapter import adapter_state, set_adapter_state
 from lora3d_splat.networks.base import PointmapNetwork
@@ -53,6 +51,6 @@ def load_training(
         set_adapter_state(network, content["adapter"])
         optimizer.load_state_dict(content["optimizer"])
         return TrainingState(fingerprint, list(content["losses"]), float(content["seconds"]))
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, CheckpointError, pickle.UnpicklingError):
+    except Exception:  # a damaged pickle can raise anything; whatever it is, the remedy is the same
         warn(f"the fine-tuning state {path.name} is damaged; fine-tuning starts again")
         return None

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lora3d_splat.errors import CheckpointError
+from lora3d_splat.errors import CheckpointError, Lora3DError
 from lora3d_splat.networks.dust3r import WEIGHTS_LICENCE, Dust3R
 from lora3d_splat.networks.dust3r_config import Dust3RConfig, parse_constructor
 
@@ -46,7 +44,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Dust3RConfig]:
         raise CheckpointError(f"no file {file}", "a .pth or .safetensors checkpoint", "check the path")
     try:
         return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pth(file)
-    except (OSError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+    except Lora3DError:
+        raise
+    except Exception as error:  # a damaged or foreign pickle can raise anything
         reason = str(error).partition("\n")[0][:160] or type(error).__name__
         raise CheckpointError(
             found=f"{file}, which cannot be read ({reason})",
