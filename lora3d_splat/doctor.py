@@ -85,12 +85,15 @@ def check_peft() -> Check:
 
 
 def check_weights() -> Check:
-    from lora3d_splat.networks.weights import available_networks
+    from lora3d_splat.networks import compact, weights
 
-    found = available_networks()
+    found = ["compact"] if compact.CHECKPOINT.is_file() else []
+    found += [name for name in weights.PUBLIC if weights.find_on_disk(name) is not None]
     if not found:
         return Check("network weights", "missing", "none", "reinstall the package, which ships `compact`")
-    return Check("network weights", "ok", ", ".join(found))
+    absent = ", ".join(name for name in weights.PUBLIC if name not in found)
+    remedy = f"the public ones ({absent}) are downloaded when asked for by --network" if absent else ""
+    return Check("network weights", "ok", ", ".join(found), remedy)
 
 
 def check_backbone(metric: str, file_name: str) -> Check:
