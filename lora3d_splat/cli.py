@@ -37,7 +37,7 @@ class Calibrate:
     lora: bool = True
     """Fine-tune the network on its own trusted predictions (the adapter is kept only where it helps)."""
     steps: int | None = None
-    """Gradient steps of each alignment."""
+    """At most so many solver steps in each alignment."""
     epochs: int | None = None
     """Epochs of the fine-tuning."""
     rank: int | None = None
