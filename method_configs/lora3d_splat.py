@@ -18,10 +18,11 @@ def _specification() -> Any:
     from lora3d_splat.plugin.dataparser import Lora3DDataParserConfig
     from lora3d_splat.plugin.model import Lora3DSplatModelConfig
     from lora3d_splat.plugin.optimisation import splat_optimizers
-    from lora3d_splat.plugin.pipeline import Lora3DPipelineConfig
+    from lora3d_splat.plugin.pipeline import Lora3DPipeline, Lora3DPipelineConfig
     from lora3d_splat.plugin.trainer import Lora3DTrainerConfig
     from viewer_ext.panel import CalibrationPanel
 
+    Lora3DPipeline.panels = (CalibrationPanel,)
     return MethodSpecification(
         config=Lora3DTrainerConfig(
             method_name="lora3d-splat",
@@ -33,7 +34,6 @@ def _specification() -> Any:
             pipeline=Lora3DPipelineConfig(
                 datamanager=Lora3DDatamanagerConfig(dataparser=Lora3DDataParserConfig(), cache_images_type="uint8"),
                 model=Lora3DSplatModelConfig(),
-                panels=(CalibrationPanel,),
             ),
             optimizers=splat_optimizers(),
             viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Type  # noqa: UP035
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
@@ -15,7 +15,7 @@ from torch import Tensor
 class CameraPosesConfig(CameraOptimizerConfig):
     """Pose corrections of the training cameras, without penalties (InstantSplat)."""
 
-    _target: type = field(default_factory=lambda: CameraPoses)
+    _target: Type = field(default_factory=lambda: CameraPoses)  # noqa: UP006
     """target class to instantiate"""
     mode: Literal["off", "SO3xR3", "SE3"] = "SO3xR3"
     """Pose optimization strategy to use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Type  # noqa: UP035
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager
@@ -19,7 +19,7 @@ from lora3d_splat.plugin.context import RunContext, running
 class Lora3DDatamanagerConfig(FullImageDatamanagerConfig):
     """Keeps all photographs in memory."""
 
-    _target: type = field(default_factory=lambda: Lora3DDatamanager)
+    _target: Type = field(default_factory=lambda: Lora3DDatamanager)  # noqa: UP006
     """target class to instantiate"""
 
 

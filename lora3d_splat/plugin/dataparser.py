@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Type  # noqa: UP035
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -33,7 +33,7 @@ LONG_SIDE = {"cuda": 1600, "cpu": 512}
 class Lora3DDataParserConfig(DataParserConfig):
     """A folder of photographs with no cameras; they are self-calibrated first (once: the result is cached)."""
 
-    _target: type = field(default_factory=lambda: Lora3DDataParser)
+    _target: Type = field(default_factory=lambda: Lora3DDataParser)  # noqa: UP006
     """target class to instantiate"""
     data: Path = Path()
     """Folder of photographs."""

@@ -7,7 +7,7 @@ densification, no culling, no opacity reset, so Splatfacto's options for these h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Type  # noqa: UP035
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -29,7 +29,7 @@ from lora3d_splat.plugin.ssim import SsimLoss
 class Lora3DSplatModelConfig(SplatfactoModelConfig):
     """Gaussians at aligned points, optimised together with the cameras."""
 
-    _target: type = field(default_factory=lambda: Lora3DSplatModel)
+    _target: Type = field(default_factory=lambda: Lora3DSplatModel)  # noqa: UP006
     """target class to instantiate"""
     background_color: Literal["random", "black", "white"] = "black"
     """Colour behind the Gaussians."""

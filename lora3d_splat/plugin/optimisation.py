@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Type  # noqa: UP035
 
 import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
@@ -21,7 +21,7 @@ in the normalised frame."""
 class FusedAdamConfig(AdamOptimizerConfig):
     """Adam with one kernel per parameter, several times faster on a CPU for millions of numbers."""
 
-    _target: type = torch.optim.Adam
+    _target: Type = torch.optim.Adam  # noqa: UP006
     """The optimizer class to use."""
     eps: float = 1e-15
     """The epsilon value to use."""
@@ -36,7 +36,7 @@ class ExponentialConfig(SchedulerConfig):
     nerfstudio's own puts numpy numbers into the checkpoint, which torch >= 2.6 refuses to load; this one keeps floats.
     """
 
-    _target: type = field(default_factory=lambda: Exponential)
+    _target: Type = field(default_factory=lambda: Exponential)  # noqa: UP006
     """target class to instantiate"""
     lr_final: float = 1e-6
     """Learning rate after `max_steps`."""

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Type  # noqa: UP035
 
 import torch
-import tyro
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -31,7 +30,7 @@ from lora3d_splat.records import Calibration
 class Lora3DPipelineConfig(VanillaPipelineConfig):
     """Self-calibrated photographs, Gaussians, scores."""
 
-    _target: type = field(default_factory=lambda: Lora3DPipeline)
+    _target: Type = field(default_factory=lambda: Lora3DPipeline)  # noqa: UP006
     """target class to instantiate"""
     datamanager: Lora3DDatamanagerConfig = field(default_factory=Lora3DDatamanagerConfig)
     """specifies the datamanager config"""
@@ -39,8 +38,6 @@ class Lora3DPipelineConfig(VanillaPipelineConfig):
     """specifies the model config"""
     heldout_pose: PoseAlignmentConfig = field(default_factory=PoseAlignmentConfig)
     """Photometric alignment of held-out cameras before the second scoring."""
-    panels: tyro.conf.Suppress[tuple[Callable[[Calibration], Any], ...]] = ()
-    """What the viewer shows of the calibration beyond nerfstudio's own controls."""
 
 
 class Lora3DPipeline(VanillaPipeline):
@@ -48,6 +45,9 @@ class Lora3DPipeline(VanillaPipeline):
 
     config: Lora3DPipelineConfig
     datamanager: Lora3DDatamanager
+    panels: ClassVar[tuple[Callable[[Calibration], Any], ...]] = ()
+    """What the viewer shows of the calibration beyond nerfstudio's own controls; the method's registration fills it,
+    because the core does not know of viewers."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Lora3DPipeline(VanillaPipeline):
             provide_ffmpeg()
         super().__init__(config, device, test_mode, **kwargs)
         # The viewer finds its elements by scanning the pipeline's attributes.
-        for index, panel in enumerate(config.panels):
+        for index, panel in enumerate(self.panels):
             setattr(self, f"panel_{index}", panel(self._scene.calibration))
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:

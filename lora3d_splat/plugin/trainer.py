@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Type  # noqa: UP035
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
@@ -16,7 +17,7 @@ from lora3d_splat.plugin.optimisation import ExponentialConfig
 class Lora3DTrainerConfig(TrainerConfig):
     """Training of `lora3d-splat`."""
 
-    _target: type = field(default_factory=lambda: Lora3DTrainer)
+    _target: Type = field(default_factory=lambda: Lora3DTrainer)  # noqa: UP006
     """target class to instantiate"""
 
 
