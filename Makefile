@@ -22,6 +22,11 @@ env: .venv/.installed
 demo: env
 	$(BIN)/ns-lora3d demo --output $(OUT)
 
+# One thread a worker. The allocator keeps what is freed: fresh pages are slow on virtual machines (lora3d_splat/memory.py).
+test: export OMP_NUM_THREADS := 1
+test: export MALLOC_MMAP_MAX_ := 0
+test: export MALLOC_TRIM_THRESHOLD_ := 2147483647
+test: export MALLOC_TOP_PAD_ := 67108864
 test: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 

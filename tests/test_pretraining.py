@@ -180,14 +180,11 @@ def test_settings_are_checked() -> None:
 
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no packaged checkpoint in this tree")
 def test_shipped_checkpoint_beats_blind_predictors(tmp_path: Path) -> None:
-    """On held-out scenes: better than a plane in both views, better than the training mean in the other view and pose.
-
-    The reference view alone is not compared with the training mean: there the margin is within the noise of 8 scenes.
-    """
-    network, scenes, size = load_compact(), 8, (96, 128)
+    """On held-out scenes: better than a constant depth and than the training mean, in both views and in rotation."""
+    network, scenes, size = load_compact(), 16, (96, 128)
     accuracy, plane = evaluate(network, scenes, size), evaluate_predictor(constant_depth, scenes, size)
-    mean = evaluate_predictor(training_mean(PretrainConfig(folder=tmp_path), 3, size), scenes, size)
-    assert accuracy.e1 < plane.e1
+    mean = evaluate_predictor(training_mean(PretrainConfig(folder=tmp_path), 12, size), scenes, size)
+    assert accuracy.e1 < min(plane.e1, mean.e1)
     assert accuracy.e2 < min(plane.e2, mean.e2)
     assert accuracy.rotation < 0.9 * min(accuracy.moved, mean.rotation)
     assert accuracy.matches > 0.6
