@@ -14,6 +14,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig, num_sh_bases
 from nerfstudio.utils.colors import get_color
+from pytorch_msssim import SSIM
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
@@ -22,7 +23,6 @@ from lora3d_splat.gaussians.spacing import neighbour_distance
 from lora3d_splat.metrics.image import image_metrics
 from lora3d_splat.metrics.lpips import Lpips, LpipsMode
 from lora3d_splat.plugin.camera_poses import CameraPosesConfig
-from lora3d_splat.plugin.ssim import SsimLoss
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Lora3DSplatModel(SplatfactoModel):
         )
         self.register_buffer("position_rate", position_rate(confidence, self.config.confidence_rates))
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
-        self.ssim = SsimLoss()
+        self.ssim = SSIM(data_range=1.0, size_average=True, channel=3)
         self.lpips_networks = Lpips(self.config.lpips)
         self.background_color = get_color(
             "black" if self.config.background_color == "random" else self.config.background_color
@@ -150,7 +150,8 @@ class Lora3DSplatModel(SplatfactoModel):
         if "mask" in batch:
             mask = batch["mask"].to(self.device)
             photo, rendered = photo * mask, rendered * mask
-        loss = (1 - weight) * (rendered - photo).abs().mean() + weight * (1 - self.ssim(rendered, photo))
+        similarity = self.ssim(*(picture.permute(2, 0, 1)[None] for picture in (rendered, photo)))
+        loss = (1 - weight) * (rendered - photo).abs().mean() + weight * (1 - similarity)
         losses = {"main_loss": loss}
         if self.training:
             self.camera_optimizer.get_loss_dict(losses)
