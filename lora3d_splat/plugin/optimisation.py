@@ -47,16 +47,11 @@ def splat_optimizers() -> dict[str, dict[str, Any]]:
     """InstantSplat's learning rates: ten times 3D Gaussian Splatting's for colour, scale and rotation."""
     constant = {"features_dc": 0.025, "features_rest": 0.00125, "opacities": 0.05, "scales": 0.05, "quats": 0.01}
     return {
-        "means": {
-            "optimizer": AdamOptimizerConfig(lr=1.6e-4 * EXTENT, eps=1e-15),
-            "scheduler": ExponentialConfig(lr_final=1.6e-6 * EXTENT, max_steps=30_000),
-        },
-        **{
-            name: {"optimizer": AdamOptimizerConfig(lr=rate, eps=1e-15), "scheduler": None}
-            for name, rate in constant.items()
-        },
-        "camera_opt": {
-            "optimizer": AdamOptimizerConfig(lr=1e-4, eps=1e-15),
-            "scheduler": ExponentialConfig(lr_final=1e-6),
-        },
+        "means": _group(1.6e-4 * EXTENT, ExponentialConfig(lr_final=1.6e-6 * EXTENT, max_steps=30_000)),
+        **{name: _group(rate) for name, rate in constant.items()},
+        "camera_opt": _group(1e-4, ExponentialConfig(lr_final=1e-6)),
     }
+
+
+def _group(rate: float, scheduler: ExponentialConfig | None = None) -> dict[str, Any]:
+    return {"optimizer": AdamOptimizerConfig(lr=rate, eps=1e-15), "scheduler": scheduler}
