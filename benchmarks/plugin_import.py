@@ -36,7 +36,9 @@ def measure() -> tuple[float, float]:
 def main() -> None:
     runs = [measure() for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)]
     theirs, ours = (statistics.median(column) for column in zip(*runs, strict=True))
-    print(f"nerfstudio {theirs:.2f} s, lora3d-splat {ours:.3f} s more (ratio {ours / theirs:.3f}), median of {len(runs)}")
+    print(
+        f"nerfstudio {theirs:.2f} s, lora3d-splat {ours:.3f} s more (ratio {ours / theirs:.3f}), median of {len(runs)}"
+    )
 
 
 if __name__ == "__main__":

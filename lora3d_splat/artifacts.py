@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -28,12 +27,6 @@ from lora3d_splat.record_codec import Rename, decode_record, encode_record
 
 T = TypeVar("T")
 DIGEST_BYTES = 16
-
-
-def default_cache_folder() -> Path:
-    """The environment variable LORA3D_SPLAT_CACHE, else ~/.cache/lora3d-splat; never beside the photographs."""
-    chosen = os.environ.get("LORA3D_SPLAT_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "lora3d-splat"
 
 
 def digest(*parts: Any) -> str:

@@ -11,6 +11,7 @@ import tyro
 
 from lora3d_splat.console import note, warn
 from lora3d_splat.errors import Lora3DError
+from lora3d_splat.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from lora3d_splat.self_calibration import CalibrationConfig
@@ -142,6 +143,7 @@ def _given(**options: int | None) -> dict[str, int]:
 
 def entrypoint() -> None:
     """The console script: runs one command and turns failures into one sentence and an exit status."""
+    keep_freed_memory()
     sys.exit(main(sys.argv[1:]))
 
 

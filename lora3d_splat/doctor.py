@@ -142,8 +142,7 @@ def check_nerfstudio() -> Check:
 
 
 def check_cache() -> Check:
-    from lora3d_splat.artifacts import default_cache_folder
-    from lora3d_splat.files import folder_bytes
+    from lora3d_splat.files import default_cache_folder, folder_bytes
 
     folder = default_cache_folder()
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())

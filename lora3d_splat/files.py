@@ -12,6 +12,12 @@ from pathlib import Path
 from lora3d_splat.errors import InputError
 
 
+def default_cache_folder() -> Path:
+    """The environment variable LORA3D_SPLAT_CACHE, else ~/.cache/lora3d-splat; never beside the photographs."""
+    chosen = os.environ.get("LORA3D_SPLAT_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "lora3d-splat"
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; it becomes `path` when the block ends well and vanishes otherwise."""

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora3d_splat.alignment import AlignmentConfig, align, pair_residual, register_views
-from lora3d_splat.artifacts import StageCache, Stored, default_cache_folder, digest, file_digest
+from lora3d_splat.artifacts import StageCache, Stored, digest, file_digest
 from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
 from lora3d_splat.confidence import trusted_fraction, trusted_threshold
 from lora3d_splat.console import Advance, note, stage, stages, warn
 from lora3d_splat.errors import CheckpointError, InputError, Lora3DError
-from lora3d_splat.files import ensure_writable_folder
+from lora3d_splat.files import default_cache_folder, ensure_writable_folder
 from lora3d_splat.geometry.cameras import network_to_photograph_focal
 from lora3d_splat.images.load import list_images, load_views
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lora3d_splat.artifacts import StageCache, default_cache_folder, digest, read_artifact, write_artifact
+from lora3d_splat.artifacts import StageCache, digest, read_artifact, write_artifact
 from lora3d_splat.errors import InputError
-from lora3d_splat.files import atomic_file, atomic_folder
+from lora3d_splat.files import atomic_file, atomic_folder, default_cache_folder
 from lora3d_splat.record_codec import decode_record, encode_record
 from lora3d_splat.records import ImagePair, PairPrediction, PixelAffine, View
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lora3d_splat.console import note
 from lora3d_splat.errors import InputError
+from lora3d_splat.files import default_cache_folder
 from lora3d_splat.networks.download import fetch
 from lora3d_splat.networks.dust3r import WEIGHTS_LICENCE
 from lora3d_splat.networks.heads import HEADS, require_head
@@ -43,9 +44,8 @@ PUBLIC = {
 
 
 def weights_folder() -> Path:
-    """Where checkpoints are kept: `weights` in LORA3D_SPLAT_CACHE, else in ~/.cache/lora3d-splat."""
-    chosen = os.environ.get("LORA3D_SPLAT_CACHE")
-    return (Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "lora3d-splat") / "weights"
+    """Where checkpoints are kept: `weights` in the cache folder."""
+    return default_cache_folder() / "weights"
 
 
 def hub_folder(hub_id: str) -> Path:

@@ -12,10 +12,10 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 
-from lora3d_splat.artifacts import default_cache_folder
 from lora3d_splat.console import note, warn
 from lora3d_splat.errors import InputError
 from lora3d_splat.export.cameras import PhotographCamera, photograph_cameras
+from lora3d_splat.files import default_cache_folder
 from lora3d_splat.gaussians.seeds import SeedConfig, SeedPoints, seed_points
 from lora3d_splat.images.load import list_images
 from lora3d_splat.plugin.context import run_context

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from lora3d_splat.artifacts import default_cache_folder
+from lora3d_splat.files import default_cache_folder
 
 
 def provide_ffmpeg() -> None:

@@ -10,6 +10,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from lora3d_splat.console import note
+from lora3d_splat.memory import keep_freed_memory
 from lora3d_splat.plugin.optimisation import ExponentialConfig
 
 
@@ -30,6 +31,8 @@ class Lora3DTrainer(Trainer):
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             note("no CUDA device answers: training on the CPU")
             config.machine.device_type = "cpu"
+        if config.machine.device_type == "cpu":
+            keep_freed_memory()
         super().__init__(config, local_rank, world_size)
 
     def setup_optimizers(self) -> Optimizers:

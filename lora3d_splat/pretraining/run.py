@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from lora3d_splat.console import note
-from lora3d_splat.memory import keep_freed_memory
 from lora3d_splat.networks.compact import CompactNetwork, architecture_json
 from lora3d_splat.pretraining.config import PretrainConfig
 from lora3d_splat.pretraining.evaluation import as_row, constant_depth, evaluate, evaluate_predictor, training_mean
@@ -24,7 +23,6 @@ def pretrain(config: PretrainConfig) -> Path:
     A run that was interrupted continues from `folder/checkpoint.pt`.
     """
     torch.set_num_threads(config.threads)
-    keep_freed_memory()
     trainer = Trainer(config)
     checkpoint = config.folder / "checkpoint.pt"
     if checkpoint.is_file():
