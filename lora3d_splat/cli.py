@@ -105,11 +105,13 @@ class Demo:
     """A folder with images/ and scene.json (known cameras); the example `tabletop` where not given."""
     iterations: int | None = None
     """Training steps; the method's own number where not given."""
+    long_side: int | None = None
+    """Longest side of the trained and scored pictures in pixels; the method's own choice where not given."""
 
     def run(self) -> int:
         from lora3d_splat.demo import run_demo
 
-        run_demo(self.output, self.scene, self.iterations)
+        run_demo(self.output, self.scene, self.iterations, self.long_side)
         return 0
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,9 @@ class CameraScore:
     """mean of |fx - true| / true"""
 
 
-def run_demo(output: Path, scene: Path | None = None, iterations: int | None = None) -> None:
+def run_demo(
+    output: Path, scene: Path | None = None, iterations: int | None = None, long_side: int | None = None
+) -> None:
     """Train, evaluate and export; leaves metrics.json, splat.ply, comparisons/ and cameras.json in `output`.
 
     Raises InputError where the example is not there, Lora3DError where training fails.
@@ -51,7 +54,8 @@ def run_demo(output: Path, scene: Path | None = None, iterations: int | None = N
         )
     ensure_writable_folder(output, "output folder")
     start = time.perf_counter()
-    run = train(scene / "images", output / "run", iterations)
+    options = {"--max-num-iterations": iterations, "--pipeline.datamanager.dataparser.long-side": long_side}
+    run = train(scene / "images", output / "run", [part for option in options.items() if option[1] for part in option])
     collect(run, output)
     score = score_cameras(output / "cameras.json", scene / "scene.json")
     write_text(output / "cameras_score.json", json.dumps(vars(score), indent=2) + "\n")
@@ -59,10 +63,10 @@ def run_demo(output: Path, scene: Path | None = None, iterations: int | None = N
     note(f"{output} written in {time.perf_counter() - start:.0f} s")
 
 
-def train(images: Path, runs: Path, iterations: int | None) -> Path:
-    """Run `ns-train lora3d-splat` as a user would and return its run folder."""
-    options = [] if iterations is None else ["--max-num-iterations", str(iterations)]
-    command = [*_ns_train(), METHOD, "--data", str(images), "--output-dir", str(runs), "--vis", "tensorboard", *options]
+def train(images: Path, runs: Path, options: Sequence[str | int] = ()) -> Path:
+    """Run `ns-train lora3d-splat` as a user would, with further options, and return its run folder."""
+    places = ["--data", str(images), "--output-dir", str(runs), "--vis", "tensorboard"]
+    command = [*_ns_train(), METHOD, *places, *map(str, options)]
     note(" ".join(command))
     before = set(_run_folders(runs))
     status = subprocess.run(command, check=False).returncode
