@@ -22,6 +22,7 @@ from lora3d_splat.metrics.pose import ate_rmse, focal_error
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tabletop"
 METHOD = "lora3d-splat"
+DATAPARSER = "lora3d-data"
 SCORES = ("psnr", "ssim", "lpips_alex", "lpips_vgg")
 
 
@@ -54,8 +55,7 @@ def run_demo(
         )
     ensure_writable_folder(output, "output folder")
     start = time.perf_counter()
-    options = {"--max-num-iterations": iterations, "--pipeline.datamanager.dataparser.long-side": long_side}
-    run = train(scene / "images", output / "run", [part for option in options.items() if option[1] for part in option])
+    run = train(scene / "images", output / "run", training_options(iterations, long_side))
     collect(run, output)
     score = score_cameras(output / "cameras.json", scene / "scene.json")
     write_text(output / "cameras_score.json", json.dumps(vars(score), indent=2) + "\n")
@@ -63,10 +63,16 @@ def run_demo(
     note(f"{output} written in {time.perf_counter() - start:.0f} s")
 
 
-def train(images: Path, runs: Path, options: Sequence[str | int] = ()) -> Path:
+def training_options(iterations: int | None, long_side: int | None) -> list[str]:
+    """Command-line options of `ns-train`; those of the dataparser come last, after its name."""
+    steps = [] if iterations is None else ["--max-num-iterations", str(iterations)]
+    return steps if long_side is None else [*steps, DATAPARSER, "--long-side", str(long_side)]
+
+
+def train(images: Path, runs: Path, options: Sequence[str] = ()) -> Path:
     """Run `ns-train lora3d-splat` as a user would, with further options, and return its run folder."""
     places = ["--data", str(images), "--output-dir", str(runs), "--vis", "tensorboard"]
-    command = [*_ns_train(), METHOD, *places, *map(str, options)]
+    command = [*_ns_train(), METHOD, *places, *options]
     note(" ".join(command))
     before = set(_run_folders(runs))
     status = subprocess.run(command, check=False).returncode

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 
-from lora3d_splat.demo import collect, print_table, run_demo, score_cameras
+from lora3d_splat.demo import METHOD, collect, print_table, run_demo, score_cameras, training_options
 from lora3d_splat.errors import InputError, Lora3DError
 from lora3d_splat.export.cameras import PhotographCamera
 from lora3d_splat.export.scene_json import write_scene_json
@@ -80,3 +81,13 @@ def test_a_missing_example_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="known cameras"):
         run_demo(tmp_path / "out", tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
+
+
+def test_ns_train_understands_the_demos_options() -> None:
+    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+
+    arguments = [METHOD, "--data", "photos", *training_options(5, 256)]
+    config = tyro.cli(AnnotatedBaseConfigUnion, args=arguments)  # type: ignore[arg-type]
+    assert config.max_num_iterations == 5
+    assert config.pipeline.datamanager.dataparser.long_side == 256
+    assert training_options(None, None) == []
