@@ -66,6 +66,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(folder):
     assert "not an image" in reasons["text.jpg"]
     assert "empty" in reasons["empty.png"]
     assert "truncated" in reasons["truncated.jpg"]
+    assert not any(file in reason for file, reason in loaded.left_out)  # the name is the key; said once is enough
 
 
 def test_too_few_photographs_say_what_was_left_out(tmp_path):

@@ -78,7 +78,7 @@ def load_views(
         try:
             view = load_view(path, file, long_side, patch_size, shape)
         except InputError as error:
-            left_out.append((file, error.found))
+            left_out.append((file, error.found.removeprefix(f"{path.name}: ")))
             continue
         keys = (view.digest, _pixel_digest(view))
         twin = next((seen[key] for key in keys if key in seen), None)
