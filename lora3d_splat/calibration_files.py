@@ -35,7 +35,8 @@ def save_calibration(calibration: Calibration, folder: Path) -> Calibration:
     kept = replace(
         calibration, folder=folder, adapter=adapter, confidence=replace(calibration.confidence, pair_weights=())
     )
-    facts = {"format": "1", "views": json.dumps([view.file for view in kept.views])}
+    views = json.dumps([view.file for view in kept.views])
+    facts = {"format": "1", "views": views, "network": kept.network, "licence": kept.licence}
     write_artifact(folder / SCENE_FILE, kept, facts, _public_name)
     return kept
 

@@ -30,7 +30,8 @@ class Calibrate:
     output: Path
     """Folder for scene.json, scene.safetensors, adapter/, transforms.json, seed.ply, colmap/ and report.html."""
     network: str = "auto"
-    """compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512, the path of a checkpoint, or auto."""
+    """compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512, the path of a checkpoint, owner/model on the hub,
+    file.py:Class, or auto."""
     focal: str = "shared"
     """shared (one unknown focal length), per-view, exif, or a value in pixels of the original photograph."""
     long_side: int | None = None
@@ -45,6 +46,8 @@ class Calibrate:
     """Rank of the LoRA adapter."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
+    offline: bool = False
+    """Never touch the network; the environment variable LORA3D_SPLAT_OFFLINE=1 says the same."""
     cache: Path | None = None
     """Folder of finished stages; $LORA3D_SPLAT_CACHE or ~/.cache/lora3d-splat where not given."""
 
@@ -66,7 +69,9 @@ class Calibrate:
         """The settings of the calibration, those not given left at their defaults."""
         from lora3d_splat.self_calibration import CalibrationConfig
 
-        base = CalibrationConfig(self.network, self.long_side, self.lora, device=self.device, cache=self.cache)
+        base = CalibrationConfig(
+            self.network, self.long_side, self.lora, device=self.device, offline=self.offline, cache=self.cache
+        )
         alignment = replace(base.alignment, focal=self.focal, **_given(steps=self.steps))
         finetune = replace(base.finetune, **_given(epochs=self.epochs, rank=self.rank))
         return replace(base, alignment=alignment, finetune=finetune)

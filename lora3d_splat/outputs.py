@@ -17,7 +17,7 @@ from lora3d_splat.export.colmap import write_colmap
 from lora3d_splat.export.ply import write_points_ply
 from lora3d_splat.export.scene_json import write_scene_json
 from lora3d_splat.export.transforms_json import write_transforms_json
-from lora3d_splat.files import atomic_file, ensure_writable_folder
+from lora3d_splat.files import atomic_file, ensure_writable_folder, write_text
 from lora3d_splat.gaussians.seeds import SeedConfig, seed_points
 from lora3d_splat.images.load import open_upright
 from lora3d_splat.records import Calibration, View
@@ -25,6 +25,7 @@ from lora3d_splat.report.html import write_html_report
 from lora3d_splat.report.json_report import write_json_report
 
 SEED_FILE = "seed.ply"
+NOTICE_FILE = "NOTICE.txt"
 IMAGES_FOLDER = "images"
 
 
@@ -60,7 +61,18 @@ def write_outputs(calibration: Calibration, folder: Path, settings: object) -> N
 def write_formats(calibration: Calibration, folder: Path, formats: Sequence[str]) -> tuple[Path, ...]:
     """Write the named formats (keys of FORMATS) into `folder`; returns what was written."""
     scene = export_scene(calibration)
+    write_notice(calibration, folder)
     return tuple(FORMATS[name](scene, folder) for name in formats)
+
+
+def weights_notice(calibration: Calibration) -> str:
+    """One line for everything that was made with the network: its name and the licence of its weights."""
+    return f"made with the network {calibration.network}, weights under {calibration.licence}"
+
+
+def write_notice(calibration: Calibration, folder: Path) -> None:
+    """The same beside formats that have no room for it."""
+    write_text(folder / NOTICE_FILE, f"Everything in this folder was {weights_notice(calibration)}.\n")
 
 
 def find_calibration(source: Path) -> Path:
@@ -108,19 +120,20 @@ def _reference(path: Path, folder: Path) -> str:
 
 
 def _scene_json(scene: ExportScene, folder: Path) -> Path:
-    write_scene_json(folder / "scene.json", scene.calibration.network, scene.cameras)
+    write_scene_json(folder / "scene.json", scene.calibration.network, scene.calibration.licence, scene.cameras)
     return folder / "scene.json"
 
 
 def _ply(scene: ExportScene, folder: Path) -> Path:
-    write_points_ply(folder / SEED_FILE, scene.points_world, scene.rgb)
+    write_points_ply(folder / SEED_FILE, scene.points_world, scene.rgb, weights_notice(scene.calibration))
     return folder / SEED_FILE
 
 
 def _transforms_json(scene: ExportScene, folder: Path) -> Path:
     _ply(scene, folder)
     images = upright_photographs(scene.calibration.views, folder)
-    write_transforms_json(folder / "transforms.json", scene.cameras, images, SEED_FILE)
+    notice = weights_notice(scene.calibration)
+    write_transforms_json(folder / "transforms.json", scene.cameras, images, SEED_FILE, notice)
     return folder / "transforms.json"
 
 

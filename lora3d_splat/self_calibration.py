@@ -26,8 +26,9 @@ from lora3d_splat.geometry.cameras import network_to_photograph_focal
 from lora3d_splat.images.load import list_images, load_views
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
 from lora3d_splat.lora.finetune import FinetuneConfig, finetune
-from lora3d_splat.networks import image_shape, load_network, network_digest
+from lora3d_splat.networks import image_shape, load_network, network_digest, network_files
 from lora3d_splat.networks.base import PointmapNetwork
+from lora3d_splat.offline import offline
 from lora3d_splat.pair_cache import cached_predictions
 from lora3d_splat.pairs import PairConfig, select_pairs
 from lora3d_splat.pairs.left_out import leave_out_pairs
@@ -57,7 +58,8 @@ class CalibrationConfig:
     """Photographs to an aligned scene, with the network fine-tuned on its own trusted predictions."""
 
     network: str = "auto"
-    """compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512, the path of a checkpoint, or auto."""
+    """compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512, the path of a checkpoint, owner/model on the hub,
+    file.py:Class, or auto."""
     long_side: int | None = None
     """Long side of the images given to the network, pixels; None is the size it was trained for."""
     lora: bool = True
@@ -76,6 +78,8 @@ class CalibrationConfig:
     """Share of the unordered pairs that the fine-tuning never sees and is judged on."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
+    offline: bool = False
+    """Never touch the network: weights that are not on this disk are refused."""
     cache: Path | None = None
     """Folder of finished stages; None is $LORA3D_SPLAT_CACHE, else ~/.cache/lora3d-splat."""
     recompute: bool = False
@@ -208,9 +212,10 @@ class _Run:
 
     def _open(self, paths: Sequence[Path], root: Path | None, minimum: int) -> None:
         """Load the network and the photographs at its size."""
-        if not _weights(self.config.network):  # a download of gigabytes is ahead: first see what the photographs are
+        if not network_files(self.config.network):  # gigabytes are to be downloaded: look at the photographs first
             load_views(paths, 64, 16, root, minimum)
-        self.network = load_network(self.config.network, self.config.device)
+        with offline(self.config.offline):
+            self.network = load_network(self.config.network, self.config.device)
         self.network_key = network_digest(self.network)
         long_side = self.config.long_side or self.network.long_side
         shape = image_shape(self.network)
@@ -269,6 +274,8 @@ class _Run:
         """Why the network is not fine-tuned, None where nothing speaks against it."""
         if not self.config.lora:
             return _Skipped(ADAPTED, "fine-tuning is switched off by the settings")
+        if not self.network.lora_targets:
+            return _Skipped(ADAPTED, f"{self.network.name} names no layers to adapt")
         reason = degenerate(labels, len(robust.scene.pairs), self.config.pseudo_labels)
         if reason is None and not any(label.pair in self.training for label in labels):
             reason = "only pairs left out of the fine-tuning have enough trusted pixels"
@@ -414,9 +421,9 @@ def _finished(home: Path) -> Calibration | None:
 
 def _request_key(paths: Sequence[Path], config: CalibrationConfig) -> str:
     """What is asked for, told without building the network: photographs, settings, weights."""
-    settings = replace(config, device="", cache=None, recompute=False)
+    settings = replace(config, device="", cache=None, recompute=False, offline=False)
     photographs = [(path.absolute(), _content(path)) for path in paths]
-    return digest(CODE_VERSION, photographs, settings, [_content(path) for path in _weights(config.network)])
+    return digest(CODE_VERSION, photographs, settings, [_content(path) for path in network_files(config.network)])
 
 
 def _content(path: Path) -> str:
@@ -427,19 +434,6 @@ def _content(path: Path) -> str:
         return f"{path.name} {facts.st_size} {facts.st_mtime_ns}"
     except OSError:  # the loader will say what is wrong with it
         return "unreadable"
-
-
-def _weights(name: str) -> tuple[Path, ...]:
-    """The files of a network; none for weights that are still to be downloaded."""
-    from lora3d_splat.networks import compact, weights
-
-    name = weights.resolve_auto() if name == "auto" else name
-    if name == "compact":
-        return (compact.CHECKPOINT,)
-    path = weights.find_on_disk(name) if name in weights.PUBLIC else weights.existing_path(name)
-    if path is None:
-        return ()
-    return tuple(sorted(path.iterdir())) if path.is_dir() else (path,)
 
 
 def _view_identity(view: View) -> str:

@@ -1,10 +1,11 @@
-"""Deterministic weights for any state dict, a tiny DUSt3R network made of them, and views to feed it."""
+"""Deterministic weights for any state dict, tiny networks made of them, and views to feed them."""
 
 from __future__ import annotations
 
 import math
 import re
 import zlib
+from functools import cache
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ GAINS = (
 TRANSPOSED = ("act_postprocess.0.1.weight", "act_postprocess.1.1.weight")
 
 
+@cache
 def recipe_tensor(key: str, shape: tuple[int, ...], salt: int = 0) -> Tensor:
-    """Uniform values of the recipe's mean and standard deviation, seeded by the key's CRC-32."""
+    """Uniform values of the recipe's mean and standard deviation, seeded by the key's CRC-32; not to be changed."""
     key = re.sub(r"scratch\.layer_rn\.(\d)\.weight$", lambda m: f"scratch.layer{int(m[1]) + 1}_rn.weight", key)
     raw = np.random.PCG64(zlib.crc32(f"{key}#{salt}".encode())).random_raw(math.prod(shape))
     unit = math.sqrt(3) * (2 * (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53 - 1)
@@ -58,14 +60,40 @@ TINY = {
     "dec_depth": 3,
     "dec_num_heads": 2,
 }
+TINY_DPT = TINY | {"head_type": "dpt", "dec_depth": 12}
+TINY_MAST3R = TINY_DPT | {
+    "head_type": "catmlp+dpt",
+    "output_mode": "pts3d+desc24",
+    "two_confs": True,
+    "desc_conf_mode": ("exp", 0, math.inf),
+}
+FULL = {
+    "pos_embed": "RoPE100",
+    "img_size": (512, 512),
+    "patch_embed_cls": "ManyAR_PatchEmbed",
+    "enc_embed_dim": 1024,
+    "enc_depth": 24,
+    "enc_num_heads": 16,
+    "dec_embed_dim": 768,
+    "dec_depth": 12,
+    "dec_num_heads": 12,
+}
+"""of the public networks at 512, without their heads"""
 
 
 def recipe_network(arguments: dict[str, object] | None = None, salt: int = 0) -> Dust3R:
     """A network in eval mode with recipe weights; tiny unless arguments are given."""
-    network = Dust3R(Dust3RConfig.from_arguments(dict(arguments or TINY)), name="tiny")
-    state = {key: recipe_tensor(key, tuple(value.shape), salt) for key, value in network.state_dict().items()}
-    network.load_state_dict(state)
+    with torch.device("meta"):
+        network = Dust3R(Dust3RConfig.from_arguments(dict(arguments or TINY)), name="tiny")
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    state = {key: recipe_tensor(key, shape, salt).clone() for key, shape in shapes.items()}
+    network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def random_images(count: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """(count, 3, height, width) in [-1, 1]"""
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def random_view(index: int, size: tuple[int, int]) -> View:

@@ -35,11 +35,13 @@ def test_options_arrive_in_the_settings() -> None:
     config = parse(
         "photos", "--output", "out", "--network", "compact", "--focal", "512.5", "--long-side", "224", "--no-lora",
         "--steps", "7", "--epochs", "2", "--rank", "4", "--device", "cpu", "--cache", "c",
+        "--offline",
     ).config()  # fmt: skip
     assert (config.network, config.long_side, config.lora, config.device) == ("compact", 224, False, "cpu")
     assert (config.alignment.focal, config.alignment.steps) == ("512.5", 7)
     assert (config.finetune.epochs, config.finetune.rank) == (2, 4)
     assert config.cache == Path("c")
+    assert config.offline
 
 
 def test_options_not_given_leave_the_defaults() -> None:
@@ -76,7 +78,7 @@ def test_export_writes_the_formats_asked_for(tmp_path: Path, capsys: pytest.Capt
     save_calibration(make_calibration(tmp_path), tmp_path / "run" / "calibration")
     status = cli.main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--format", "ply", "colmap"])
     assert status == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["colmap", "seed.ply"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["NOTICE.txt", "colmap", "seed.ply"]
 
 
 def test_export_of_nothing_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -29,7 +29,7 @@ def write_scenes(folder: Path, scale: float, shift: float, focal: float) -> tupl
         moved[:3, 3] = scale * moved[:3, 3] + (shift if index == 0 else 0.0)
         cameras.append(PhotographCamera(f"{index}.jpg", 64, 48, focal, focal, 32.0, 24.0, moved))
     cameras.append(replace(cameras[0], file="lost.jpg", registered=False, reason="no overlap"))
-    write_scene_json(folder / "found.json", "compact", cameras)
+    write_scene_json(folder / "found.json", "compact", "Apache-2.0", cameras)
     return folder / "found.json", folder / "known.json"
 
 

@@ -38,7 +38,7 @@ def assert_same(found: PhotographCamera, expected: PhotographCamera, tolerance: 
 def test_scene_json_round_trip_is_exact(tmp_path: Path) -> None:
     """Registered and unregistered views come back, floats bit by bit."""
     written = (*cameras(2), replace(cameras(1)[0], file="lost.jpg", registered=False, reason="no overlap"))
-    write_scene_json(tmp_path / "scene.json", "compact", written)
+    write_scene_json(tmp_path / "scene.json", "compact", "Apache-2.0", written)
     network, found = read_scene_json(tmp_path / "scene.json")
     assert network == "compact"
     for a, b in zip(found, written, strict=True):
@@ -46,7 +46,7 @@ def test_scene_json_round_trip_is_exact(tmp_path: Path) -> None:
 
 
 def test_scene_json_has_exactly_the_promised_keys(tmp_path: Path) -> None:
-    write_scene_json(tmp_path / "scene.json", "compact", cameras(1))
+    write_scene_json(tmp_path / "scene.json", "compact", "Apache-2.0", cameras(1))
     content = json.loads((tmp_path / "scene.json").read_text())
     assert {key: content[key] for key in ("format", "axes", "network")} == {
         "format": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from lora3d_splat.export.cameras import photograph_cameras
 from lora3d_splat.export.colmap import read_colmap
 from lora3d_splat.export.ply import read_points_ply
 from lora3d_splat.export.scene_json import read_scene_json
+from lora3d_splat.export.splat import Splat, read_splat_ply, write_splat_ply
 from lora3d_splat.export.transforms_json import read_transforms_json
-from lora3d_splat.outputs import find_calibration, write_formats, write_outputs
+from lora3d_splat.outputs import find_calibration, weights_notice, write_formats, write_outputs
 
 
 def test_everything_that_is_promised_is_written(tmp_path: Path) -> None:
@@ -27,8 +29,29 @@ def test_everything_that_is_promised_is_written(tmp_path: Path) -> None:
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     model = {f"colmap/sparse/0/{name}.bin" for name in ("cameras", "images", "points3D")}
     assert names == model | {
-        "scene.json", "scene.safetensors", "transforms.json", "seed.ply", "report.json", "report.html",
+        "scene.json", "scene.safetensors", "transforms.json", "seed.ply", "report.json", "report.html", "NOTICE.txt",
     }  # fmt: skip
+
+
+def test_the_licence_of_the_weights_is_in_everything_made_with_them(tmp_path: Path) -> None:
+    """By name in every format that has room for it, and in a note beside the binary files of COLMAP."""
+    calibration = replace(make_calibration(tmp_path), network="dust3r-512", licence="CC BY-NC-SA 4.0 (non-commercial)")
+    out = tmp_path / "out"
+    write_outputs(calibration, out, None)
+    write_splat_ply(out / "splat.ply", gaussians(), weights_notice(calibration))
+    assert len(read_splat_ply(out / "splat.ply").means) == 1
+    assert read_points_ply(out / "seed.ply")[0].shape[1] == 3
+    for path in out.rglob("*"):
+        if path.is_file() and path.suffix != ".bin":
+            content = path.read_bytes()
+            assert b"dust3r-512" in content, path
+            assert b"CC BY-NC-SA 4.0 (non-commercial)" in content, path
+
+
+def gaussians() -> Splat:
+    """One of them."""
+    point, empty = np.zeros((1, 3), np.float32), np.zeros((1, 0, 3), np.float32)
+    return Splat(point, point, empty, np.zeros(1, np.float32), point, np.ones((1, 4), np.float32))
 
 
 def test_cameras_are_in_photograph_pixels(tmp_path: Path) -> None:

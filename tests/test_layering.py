@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lora3d_splat"
 
 ORDER = (
-    ("errors", "console", "records", "files", "memory"),
+    ("errors", "console", "records", "files", "memory", "offline", "checksums", "download"),
     ("geometry",),
     ("images",),
     ("pairs",),

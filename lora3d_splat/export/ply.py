@@ -17,14 +17,14 @@ _TYPES = {
 _POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
 
 
-def write_points_ply(path: Path, points_world: np.ndarray, rgb: np.ndarray) -> None:
+def write_points_ply(path: Path, points_world: np.ndarray, rgb: np.ndarray, comment: str = "") -> None:
     """Write points (N, 3) with colours (N, 3) uint8."""
     table = np.empty(len(points_world), _POINT)
     for axis, name in enumerate(("x", "y", "z")):
         table[name] = points_world[:, axis]
     for channel, name in enumerate(("red", "green", "blue")):
         table[name] = rgb[:, channel]
-    write_vertices(path, table)
+    write_vertices(path, table, comment)
 
 
 def read_points_ply(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -33,13 +33,15 @@ def read_points_ply(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return columns(table, ("x", "y", "z")), columns(table, ("red", "green", "blue"))
 
 
-def write_vertices(path: Path, table: np.ndarray) -> None:
-    """Write a structured array (N,) as the vertex element of a PLY file."""
+def write_vertices(path: Path, table: np.ndarray, comment: str = "") -> None:
+    """Write a structured array (N,) as the vertex element of a PLY file, with a line of ASCII text in its header."""
     assert table.dtype.fields is not None
     properties = [f"property {_NAMES[kind.str]} {name}" for name, (kind, *_) in table.dtype.fields.items()]
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}", *properties, "end_header", ""]
+    comments = [f"comment {comment}"] if comment else []
+    head = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {len(table)}"]
+    lines = [*head, *properties, "end_header", ""]
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        stream.write("\n".join(lines).encode("ascii"))
+        stream.write("\n".join(lines).encode("ascii", errors="replace"))
         stream.write(table.tobytes())
 
 

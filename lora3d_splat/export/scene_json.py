@@ -17,10 +17,10 @@ FORMAT = 1
 _CAMERA_FIELDS = tuple(field.name for field in fields(PhotographCamera))
 
 
-def write_scene_json(path: Path, network: str, cameras: Sequence[PhotographCamera]) -> None:
-    """Write every view, the unregistered ones with their reason."""
+def write_scene_json(path: Path, network: str, licence: str, cameras: Sequence[PhotographCamera]) -> None:
+    """Write every view, the unregistered ones with their reason; `licence` is that of the network's weights."""
     views = [{name: _plain(getattr(camera, name)) for name in _CAMERA_FIELDS} for camera in cameras]
-    content = {"format": FORMAT, "axes": "opencv", "network": network, "views": views}
+    content = {"format": FORMAT, "axes": "opencv", "network": network, "licence": licence, "views": views}
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -35,7 +35,7 @@ class Splat:
     """(N, 4) normalised"""
 
 
-def write_splat_ply(path: Path, splat: Splat) -> None:
+def write_splat_ply(path: Path, splat: Splat, comment: str = "") -> None:
     """Write Gaussians; f_rest holds all coefficients of red, then green, then blue. Quaternions are normalised."""
     count, rest = splat.sh_rest.shape[:2]
     norm = np.linalg.norm(splat.quaternion_wxyz, axis=1, keepdims=True)
@@ -50,7 +50,8 @@ def write_splat_ply(path: Path, splat: Splat) -> None:
     )
     names = [name for block, _ in blocks for name in block]
     values = np.concatenate([values for _, values in blocks], axis=1).astype("<f4")
-    write_vertices(path, np.ascontiguousarray(values).view(np.dtype([(name, "<f4") for name in names])).reshape(count))
+    table = np.ascontiguousarray(values).view(np.dtype([(name, "<f4") for name in names])).reshape(count)
+    write_vertices(path, table, comment)
 
 
 def read_splat_ply(path: Path) -> Splat:

@@ -14,16 +14,23 @@ from lora3d_splat.geometry.transforms import opencv_to_opengl, opengl_to_opencv
 
 
 def write_transforms_json(
-    path: Path, cameras: Sequence[PhotographCamera], image_paths: Sequence[str], ply_file_path: str | None = "seed.ply"
+    path: Path,
+    cameras: Sequence[PhotographCamera],
+    image_paths: Sequence[str],
+    ply_file_path: str | None = "seed.ply",
+    notice: str = "",
 ) -> None:
     """Write the registered cameras.
 
-    `image_paths` names each camera's upright photograph, absolute or relative to the file; `ply_file_path` the points.
+    `image_paths` names each camera's upright photograph, absolute or relative to the file; `ply_file_path` the points;
+    `notice` is kept under that name, which nerfstudio ignores.
     The world frame stays that of the scene: only the camera's own axes are turned.
     """
     pairs = zip(cameras, image_paths, strict=True)
     frames = [_frame(camera, image) for camera, image in pairs if camera.registered]
     content: dict[str, object] = {"camera_model": "OPENCV", "frames": frames}
+    if notice:
+        content["notice"] = notice
     if ply_file_path is not None:
         content["ply_file_path"] = ply_file_path
     write_text(path, json.dumps(content, indent=2) + "\n")

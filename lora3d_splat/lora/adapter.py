@@ -52,6 +52,8 @@ def inject(network: PointmapNetwork, config: LoraConfig | None = None) -> Pointm
     """Wrap the network's `lora_targets` in place and return it; everything but the adapter is frozen."""
     import peft
 
+    if not network.lora_targets:
+        raise InputError(f"{network.name}, which names no layers", "a network with lora_targets", "go on without LoRA")
     config = config or LoraConfig()
     _inject(
         network,
@@ -105,12 +107,13 @@ def set_adapter_state(network: PointmapNetwork, state: dict[str, Tensor]) -> Non
 def save_adapter(network: PointmapNetwork, folder: Path) -> Path:
     """Write `adapter_config.json` and `adapter_model.safetensors` as peft's `save_pretrained` lays them out."""
     config: Any = _module(network).peft_config[NAME]
-    settings = config.to_dict() | {"inference_mode": True}
+    settings = config.to_dict() | {"inference_mode": True, "base_model_name_or_path": network.name}
     settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     state = {f"{KEY_PREFIX}{key}": value for key, value in adapter_state(network).items()}
     with atomic_folder(folder) as temporary:
         (temporary / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True, default=str))
-        save_file(state, temporary / WEIGHTS_FILE, {"format": "pt"})
+        facts = {"format": "pt", "base_model": network.name, "base_model_licence": network.licence}
+        save_file(state, temporary / WEIGHTS_FILE, facts)
     return folder
 
 
@@ -119,6 +122,8 @@ def load_adapter(network: PointmapNetwork, folder: Path) -> PointmapNetwork:
     import peft
 
     try:
+        if not (folder / CONFIG_FILE).is_file():  # peft would take the path for a hub id and ask there
+            raise FileNotFoundError(f"no {CONFIG_FILE}")
         config = peft.LoraConfig.from_pretrained(str(folder))
         stored = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, TypeError, SafetensorError) as error:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from lora3d_splat.console import note
 from lora3d_splat.files import atomic_file
+from lora3d_splat.offline import is_offline
 
 LpipsMode = Literal["auto", "cached", "off"]
-"""auto: cached backbones, else a download; cached: never download; off: not computed."""
+"""auto: cached backbones, else a download where the network may be used; cached: never download; off: not computed."""
 
 BACKBONE_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 """File names of torchvision's weights, as torch hub caches them."""
@@ -75,7 +76,7 @@ def find_backbone(backbone: str, mode: LpipsMode) -> Path | str:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     if cached.is_file():
         return cached
-    if mode == "cached":
+    if mode == "cached" or is_offline():
         return f"no {name} in {cached.parent}; put it there, or name it in {variable}"
     return _download(name, cached)
 

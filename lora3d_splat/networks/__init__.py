@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -12,25 +12,54 @@ if TYPE_CHECKING:
 
 
 def load_network(name: str = "auto", device: str = "cpu") -> PointmapNetwork:
-    """The network `compact | dust3r-512 | dust3r-512-linear | dust3r-224 | mast3r-512 | PATH | auto` in eval mode.
+    """A network in eval mode without gradients; says what licence its weights are under, once.
 
-    `auto` takes public weights that are already on disk, else `compact`. `device` is a torch device or "auto".
-    Raises InputError for unknown names, CheckpointError for unusable files, MissingPartError for networks whose parts
-    are not there.
+    `name`: compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512; auto (public weights that are already on
+    disk, else compact); the path of a checkpoint; owner/model on the hub; or file.py:Class. `device` is a torch device
+    or "auto". Raises InputError for unknown names, CheckpointError for unusable files, MissingPartError for weights
+    that cannot be had.
     """
     from lora3d_splat.networks import weights
 
-    if name == "auto":
-        name = weights.resolve_auto()
-    if name == "compact":
-        network = _load_compact(None)
-    elif name in weights.PUBLIC:
-        from lora3d_splat.networks.checkpoint import load_dust3r
-
-        network = load_dust3r(weights.obtain(name), name, weights.PUBLIC[name].licence)
-    else:
-        network = _load_path(weights.existing_path(name))
+    network = _load(weights.resolve_auto() if name == "auto" else name)
+    weights.tell_licence(network.name, network.licence)
     return network.to(choose_device(device)).requires_grad_(False)
+
+
+def build_network(model: str, **config: Any) -> torch.nn.Module:
+    """An untrained DUSt3R ("dust3r") or MASt3R ("mast3r") network from the constructor arguments of its checkpoints.
+
+    Called with two views {"img": (B, 3, H, W) in [-1, 1], "true_shape": (B, 2)} it returns {"pts3d", "conf"} and
+    {"pts3d_in_other_view", "conf"}, MASt3R also "desc" and "desc_conf"; its `state_dict` has the keys of the public
+    files. Raises InputError for another model, CheckpointError for arguments that are unknown or not supported.
+    """
+    from lora3d_splat.errors import InputError
+    from lora3d_splat.networks.dust3r import Dust3R
+    from lora3d_splat.networks.dust3r_config import Dust3RConfig
+
+    if model not in ("dust3r", "mast3r"):
+        raise InputError(f"the model {model!r}", "dust3r or mast3r", "use load_network for networks by name")
+    return Dust3R(Dust3RConfig.from_arguments(config, model)).eval()  # type: ignore[arg-type]
+
+
+def network_files(name: str) -> tuple[Path, ...]:
+    """The files that a network is made of, found without loading it; none for weights that are still to be downloaded.
+
+    Raises InputError for what is neither a known name nor on disk.
+    """
+    from lora3d_splat.networks import compact, plugged, weights
+
+    name = weights.resolve_auto() if name == "auto" else name
+    if name == "compact":
+        return (compact.CHECKPOINT,)
+    if plugged.is_plugged(name):
+        file = plugged.source_file(name)
+        return () if file is None else (file,)
+    on_hub = name in weights.PUBLIC or weights.is_hub_id(name)
+    path = weights.find_on_disk(weights.public_name(name) or name) if on_hub else weights.existing_path(name)
+    if path is None:
+        return ()
+    return tuple(sorted(path.iterdir())) if path.is_dir() else (path,)
 
 
 def choose_device(name: str) -> torch.device:
@@ -47,12 +76,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def network_digest(network: PointmapNetwork) -> str:
-    """32 hexadecimal digits for what the network computes: its name and every weight, an adapter's included."""
+    """32 hexadecimal digits for what a network computes: its name and every weight, an adapter's included.
+
+    Of a network from outside this package, whose code may change, also the file of its class.
+    """
     import hashlib
 
     import torch
 
     state = hashlib.blake2b(network.name.encode(), digest_size=16)
+    state.update(_foreign_code(network))
     for key, value in sorted(network.state_dict().items()):
         state.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
         state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -64,13 +97,22 @@ def image_shape(network: PointmapNetwork) -> str:
     return getattr(network, "image_shape", "free")
 
 
-def _load_path(path: Path) -> PointmapNetwork:
-    """A checkpoint file: ours when its metadata describes the compact architecture, else DUSt3R's."""
+def _load(name: str) -> PointmapNetwork:
+    from lora3d_splat.networks import plugged, weights
     from lora3d_splat.networks.checkpoint import load_dust3r
+    from lora3d_splat.networks.compact import load_compact
 
+    if name == "compact":
+        return load_compact()
+    if plugged.is_plugged(name):
+        return plugged.load_plugged(name)
+    if name in weights.PUBLIC or weights.is_hub_id(name):
+        name = weights.public_name(name) or name
+        return load_dust3r(weights.obtain(name), name)
+    path = weights.existing_path(name)
     if path.suffix == ".safetensors" and "architecture" in _metadata(path):
-        return _load_compact(path)
-    return load_dust3r(path, path.stem)
+        return load_compact(path)
+    return load_dust3r(path)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -83,7 +125,9 @@ def _metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def _load_compact(path: Path | None) -> PointmapNetwork:
-    from lora3d_splat.networks.compact import load_compact
+def _foreign_code(network: PointmapNetwork) -> bytes:
+    import sys
 
-    return load_compact(path)
+    module = type(network).__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return b"" if module.startswith("lora3d_splat.") or file is None else Path(file).read_bytes()

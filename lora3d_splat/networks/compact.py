@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lora3d_splat.errors import CheckpointError, InputError
@@ -231,9 +231,16 @@ def load_compact(path: Path | str | None = None) -> CompactNetwork:
         raise CheckpointError(
             f"no file {file}", "a compact checkpoint", "run `ns-lora3d pretrain` or pass another path"
         )
-    with safe_open(str(file), framework="pt") as stored:
-        metadata = stored.metadata() or {}
-        weights = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        with safe_open(str(file), framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            weights = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file}, which cannot be read ({error})",
+            "a compact checkpoint",
+            "reinstall the package",
+        ) from error
     if "architecture" not in metadata:
         raise CheckpointError(
             f"{file} without architecture", "a compact checkpoint", "export it with `ns-lora3d pretrain`"

@@ -1,20 +1,23 @@
-"""DUSt3R (Wang et al., CVPR 2024): a shared ViT encoder, two entangled decoders, one head per view.
+"""DUSt3R (Wang et al., CVPR 2024) and MASt3R (Leroy et al., ECCV 2024).
 
-Module names are the state-dict names of the public checkpoints. `encode` and `decode` take images of any orientation
-upright; `forward` also serves the landscape layout in which training batches mix orientations.
+A shared ViT encoder, two entangled decoders, one head per view; MASt3R's head also gives local descriptors. Module
+names are the state-dict names of the public checkpoints. `encode` and `decode` take images of any orientation upright;
+calling the network also serves the landscape layout in which training batches mix orientations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lora3d_splat.errors import InputError
 from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.networks.dust3r_config import Dust3RConfig
-from lora3d_splat.networks.heads import points_and_confidence, require_head
+from lora3d_splat.networks.heads import HEADS, DescriptorHead
+from lora3d_splat.networks.landscape import Maps, embed_stored, stored_maps
 from lora3d_splat.networks.layers import (
     LORA_TARGETS,
     DecoderBlock,
@@ -23,42 +26,41 @@ from lora3d_splat.networks.layers import (
     rotary_angles,
     token_positions,
 )
+from lora3d_splat.networks.postprocess import descriptors, points_and_confidence
 
-WEIGHTS_LICENCE = "CC BY-NC-SA 4.0 (non-commercial), and the terms of the training data"
-Maps = dict[str, Tensor]
+UNKNOWN_LICENCE = "unknown; published weights of this architecture are CC BY-NC-SA 4.0 (non-commercial)"
+ViewInput = Mapping[str, Any]
+"""{"img": (B, 3, H, W) in [-1, 1], "true_shape": (B, 2) height and width, by default the tensor's own}"""
 
 
 class PatchEmbed(nn.Module):
-    """Images to tokens, one linear map per patch; portrait images of a landscape layout are turned upright first."""
+    """Images to tokens, one linear map per patch."""
 
     def __init__(self, patch: int, width: int) -> None:
         super().__init__()
+        self.patch = patch
         self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> tokens (B, N, E) in row-major order and their positions (B, N, 2)."""
-        grid = self.proj(images)
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise InputError(f"images of {width}x{height} pixels", f"multiples of {self.patch}", "resize or crop them")
+        grid = self.proj(images.to(self.proj.weight.dtype))
         positions = token_positions(len(grid), grid.shape[2], grid.shape[3], grid.device)
         return grid.flatten(2).transpose(1, 2), positions
 
-    def landscape_layout(self, images: Tensor, true_shape: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for images stored with width >= height, those whose true shape is portrait transposed."""
-        portrait = is_portrait(true_shape)
-        upright, turned = self(images), self(images.transpose(2, 3))
-        choose = portrait[:, None, None]
-        return torch.where(choose, turned[0], upright[0]), torch.where(choose, turned[1], upright[1])
-
 
 class Dust3R(nn.Module):
-    """Pointmap network of the DUSt3R architecture; meets `PointmapNetwork`."""
+    """Pointmap network of the DUSt3R and MASt3R architecture; meets `PointmapNetwork`."""
 
     lora_targets = LORA_TARGETS
     confidence_floor = 0.5
     confidence_cutoff = 1.5
 
-    def __init__(self, config: Dust3RConfig, name: str = "dust3r", licence: str = WEIGHTS_LICENCE) -> None:
+    def __init__(self, config: Dust3RConfig, name: str | None = None, licence: str = UNKNOWN_LICENCE) -> None:
         super().__init__()
-        self.config, self.name, self.licence = config, name, licence
+        self.config, self.name, self.licence = config, name or config.model, licence
         self.patch_size, self.long_side = config.patch_size, max(config.img_size)
         self.image_shape = "square" if self.long_side == 224 else "no-square"
         encoder, decoder = config.enc_embed_dim, config.dec_embed_dim
@@ -76,10 +78,7 @@ class Dust3R(nn.Module):
             for _ in range(2)
         )
         self.dec_norm = layer_norm(decoder)
-        channels = 3 if config.conf_mode is None else 4
-        head = require_head(config.head_type)
-        self.downstream_head1 = head(decoder, config.patch_size, channels)
-        self.downstream_head2 = head(decoder, config.patch_size, channels)
+        self.downstream_head1, self.downstream_head2 = (HEADS[config.head_type](config) for _ in range(2))
 
     def encode(self, images: Tensor) -> EncodedViews:
         """Encode upright images (B, 3, H, W) with values in [-1, 1]; H and W are multiples of the patch."""
@@ -87,27 +86,29 @@ class Dust3R(nn.Module):
         return EncodedViews((images.shape[2], images.shape[3]), tokens, positions)
 
     def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
-        """Decode B pairs of upright images; both pointmaps are in the reference camera's frame."""
-        streams = self.decode_tokens(reference.tokens, reference.positions, other.tokens, other.positions)
-        first = self._upright_maps(self.downstream_head1, streams[0], reference.size)
-        second = self._upright_maps(self.downstream_head2, streams[1], other.size)
-        return PairOutput(first["points"], first["conf"], second["points"], second["conf"])
+        """Decode B pairs of upright images; both pointmaps are in the reference camera's frame.
 
-    def forward(self, view1: Maps, view2: Maps) -> tuple[Maps, Maps]:
-        """Maps for views {"image": (B, 3, H, W), "true_shape": (B, 2) height and width, by default the tensor's own}.
-
-        Returns {"pts3d", "conf"} and {"pts3d_in_other_view", "conf"}, points (B, H, W, 3), confidence (B, H, W):
-        upright when `landscape_only` is False, else in the landscape layout in which the images are stored.
+        Descriptors, which cost half as much again as the decoder, are left to the full call.
         """
-        shapes = [view.get("true_shape", _own_shape(view["image"])) for view in (view1, view2)]
-        encoded = [self.encode_tokens(*self._embed(v["image"], s)) for v, s in zip((view1, view2), shapes, strict=True)]
+        streams = self.decode_tokens(reference.tokens, reference.positions, other.tokens, other.positions)
+        first = self._upright(self.downstream_head1, streams[0], reference.size, False)
+        second = self._upright(self.downstream_head2, streams[1], other.size, False)
+        return PairOutput(first["points"], _confidence(first), second["points"], _confidence(second))
+
+    def forward(self, view1: ViewInput, view2: ViewInput) -> tuple[Maps, Maps]:
+        """{"pts3d", "conf"} of view 1 and {"pts3d_in_other_view", "conf"} of view 2, both in the frame of camera 1.
+
+        Points (B, H, W, 3), confidence (B, H, W); with descriptors also "desc" (B, H, W, K), "desc_conf" (B, H, W).
+        Upright when `landscape_only` is False, and then all images of a view have one shape; else in the landscape
+        layout in which the images are stored. The two views may differ in shape.
+        """
+        views = view1, view2
+        shapes = [_true_shape(view) for view in views]
+        encoded = [self.encode_tokens(*self._embed(v["img"], shape)) for v, shape in zip(views, shapes, strict=True)]
         streams = self.decode_tokens(*encoded[0], *encoded[1])
         first = self._maps(self.downstream_head1, streams[0], shapes[0])
         second = self._maps(self.downstream_head2, streams[1], shapes[1])
-        return (
-            {"pts3d": first["points"], "conf": first["conf"]},
-            {"pts3d_in_other_view": second["points"], "conf": second["conf"]},
-        )
+        return {"pts3d": first.pop("points"), **first}, {"pts3d_in_other_view": second.pop("points"), **second}
 
     def encode_tokens(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder on embedded patches; returns the normed tokens (B, N, E) with their positions."""
@@ -137,53 +138,49 @@ class Dust3R(nn.Module):
 
     def _embed(self, images: Tensor, true_shape: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.patch_embed_cls == "ManyAR_PatchEmbed":
-            return self.patch_embed.landscape_layout(images, true_shape)
+            return embed_stored(self.patch_embed, images, true_shape)
         return self.patch_embed(images)
 
     def _maps(self, head: nn.Module, stream: list[Tensor], true_shape: Tensor) -> Maps:
-        """Maps of one view, upright or in the landscape layout as the configuration says."""
+        """All maps of one view, upright or in the landscape layout as the configuration says."""
         if self.config.landscape_only:
-            return landscape_maps(lambda part, size: self._upright_maps(head, part, size), stream, true_shape)
-        return self._upright_maps(head, stream, _common_shape(true_shape))
+            return stored_maps(lambda part, size: self._upright(head, part, size, True), stream, true_shape)
+        return self._upright(head, stream, _common_shape(true_shape), True)
 
-    def _upright_maps(self, head: nn.Module, stream: list[Tensor], size: tuple[int, int]) -> Maps:
-        """Heads always run in float32, also below a trunk in mixed precision."""
-        rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
+    def _upright(self, head: nn.Module, stream: list[Tensor], size: tuple[int, int], describe: bool) -> Maps:
+        """Maps of upright images of one size (H, W). Heads run in float32, also below a trunk in mixed precision."""
+        config = self.config
+        grid = size[0] // self.patch_size, size[1] // self.patch_size
         with torch.autocast(stream[0].device.type, enabled=False):
-            raw = head([tokens.float() for tokens in stream], rows, columns)
-            return points_and_confidence(raw, self.config.depth_mode, self.config.conf_mode)
+            stream = [tokens.float() for tokens in stream]
+            maps = points_and_confidence(head(stream, *grid), config.depth_mode, config.conf_mode)
+            if describe and isinstance(head, DescriptorHead):
+                mode = config.desc_conf_mode or config.conf_mode
+                maps |= descriptors(head.descriptors(stream, *grid), config.descriptor_width or 0, mode)
+                if not config.two_confs and "conf" in maps:
+                    maps["desc_conf"] = maps["conf"].clone()
+        return maps
 
 
-def is_portrait(true_shape: Tensor) -> Tensor:
-    """(B,) bool for true shapes (B, 2) of (height, width); a square counts as landscape."""
-    return true_shape[:, 0] > true_shape[:, 1]
+def _confidence(maps: Maps) -> Tensor:
+    """(B, H, W), all ones for networks without confidence."""
+    return maps["conf"] if "conf" in maps else torch.ones_like(maps["points"][..., 0])
 
 
-def landscape_maps(
-    maps: Callable[[list[Tensor], tuple[int, int]], Maps], stream: list[Tensor], true_shape: Tensor
-) -> Maps:
-    """Evaluate each orientation on its real grid and transpose the portrait maps, so that all have one layout.
-
-    The vectors stay as they are: the points of a portrait image are those of its upright camera.
-    """
-    short, long = int(true_shape.min()), int(true_shape.max())
-    portrait = is_portrait(true_shape)
-    parts: list[Any] = []
-    for chosen, size in ((~portrait, (short, long)), (portrait, (long, short))):
-        if chosen.any():
-            part = maps([tokens[chosen] for tokens in stream], size)
-            turned = {k: v.transpose(1, 2) for k, v in part.items()} if size == (long, short) and long > short else part
-            parts.append((chosen.nonzero()[:, 0], turned))
-    order = torch.cat([indices for indices, _ in parts]).argsort()
-    return {key: torch.cat([part[key] for _, part in parts])[order] for key in parts[0][1]}
-
-
-def _own_shape(images: Tensor) -> Tensor:
-    return torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
+def _true_shape(view: ViewInput) -> Tensor:
+    """(B, 2) integers on the CPU, where they decide what is computed."""
+    images = view["img"]
+    if (given := view.get("true_shape")) is None:
+        return torch.tensor(images.shape[2:]).expand(len(images), 2)
+    return torch.as_tensor(given).reshape(-1, 2).cpu()
 
 
 def _common_shape(true_shape: Tensor) -> tuple[int, int]:
-    height, width = (int(side) for side in true_shape[0])
     if bool((true_shape != true_shape[0]).any()):
-        raise ValueError(f"images of one batch must have one shape, got {true_shape.unique(dim=0).tolist()}")
+        raise InputError(
+            found=f"images of the shapes {true_shape.unique(dim=0).tolist()} in one batch",
+            accepted="one shape per batch, or a network with landscape_only=True",
+            remedy="group the images by shape",
+        )
+    height, width = true_shape[0].tolist()
     return height, width

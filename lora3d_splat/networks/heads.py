@@ -1,71 +1,76 @@
-"""From decoder tokens to points and confidence: the regression heads, by the name a checkpoint gives them.
+"""From tokens to raw channels: the regression heads, by the name that a checkpoint gives them.
 
-A head maps the list of L + 1 token tensors of one view (encoder output, residual streams, normed last layer) to raw
-channels (B, C, H, W); `points_and_confidence` turns those into what the network says.
+A head takes the L + 1 token tensors of one view (encoder output, residual stream after each decoder layer, the last
+one normed) and gives the raw channels (B, 3 or 4, H, W) of points and confidence; `postprocess` says what they mean.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora3d_splat.errors import CheckpointError, MissingPartError
+from lora3d_splat.networks.dpt import Dpt
+from lora3d_splat.networks.dust3r_config import Dust3RConfig
+from lora3d_splat.networks.layers import Mlp
 
 
 class LinearHead(nn.Module):
     """One linear layer on the last tokens, each token giving the channels of its own patch of pixels."""
 
-    def __init__(self, width: int, patch: int, channels: int) -> None:
+    def __init__(self, config: Dust3RConfig) -> None:
         super().__init__()
-        self.patch = patch
-        self.proj = nn.Linear(width, channels * patch * patch)
+        self.patch = config.patch_size
+        self.proj = nn.Linear(config.dec_embed_dim, point_channels(config) * self.patch**2)
 
-    def forward(self, tokens: list[Tensor], rows: int, columns: int) -> Tensor:
-        """(B, rows * columns, width) -> (B, channels, rows * patch, columns * patch)"""
-        grid = self.proj(tokens[-1]).transpose(1, 2).unflatten(2, (rows, columns))
-        return F.pixel_shuffle(grid, self.patch)
-
-
-HEADS: dict[str, type[nn.Module]] = {"linear": LinearHead}
-"""head_type of a checkpoint -> class. The convolutional heads 'dpt' and 'catmlp+dpt' belong here too."""
-
-PLANNED_HEADS = ("dpt", "catmlp+dpt")
+    def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """(B, rows * columns, D) -> (B, C, rows * patch, columns * patch)"""
+        return patches_to_pixels(self.proj(tokens[-1]), rows, columns, self.patch)
 
 
-def require_head(head_type: str) -> type[nn.Module]:
-    """The head's class; raises MissingPartError for known heads without implementation, CheckpointError for others."""
-    if head_type in HEADS:
-        return HEADS[head_type]
-    found, accepted = f"a network with the head '{head_type}'", f"networks with the head {', '.join(HEADS)}"
-    if head_type in PLANNED_HEADS:
-        raise MissingPartError(found, accepted, "use dust3r-512-linear or compact; this head is not implemented yet")
-    raise CheckpointError(found, accepted, "check that the checkpoint is of the DUSt3R family")
+class DptHead(nn.Module):
+    """The convolutional head on the encoder's tokens and those halfway, three quarters and all the way down."""
+
+    def __init__(self, config: Dust3RConfig) -> None:
+        super().__init__()
+        depth = config.dec_depth
+        self.hooks = (0, 2 * depth // 4, 3 * depth // 4, depth)
+        self.dpt = Dpt((config.enc_embed_dim, *[config.dec_embed_dim] * 3), point_channels(config))
+
+    def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """(B, rows * columns, E or D) each -> (B, C, 16 rows, 16 columns)"""
+        return self.dpt([tokens[hook] for hook in self.hooks], rows, columns)
 
 
-def points_and_confidence(
-    raw: Tensor, depth_mode: tuple[Any, ...], conf_mode: tuple[Any, ...] | None
-) -> dict[str, Tensor]:
-    """Raw (B, 3 or 4, H, W) -> "points" (B, H, W, 3) and "conf" (B, H, W), all ones where there is no such channel."""
-    points = _reshape_depth(raw[:, :3].permute(0, 2, 3, 1), depth_mode[0])
-    confidence = torch.ones_like(raw[:, 0]) if conf_mode is None else _bounded_confidence(raw[:, 3], *conf_mode)
-    return {"points": points, "conf": confidence}
+class DescriptorHead(DptHead):
+    """The convolutional head, and beside it an MLP that gives every pixel a local descriptor (MASt3R)."""
+
+    def __init__(self, config: Dust3RConfig) -> None:
+        super().__init__(config)
+        self.patch = config.patch_size
+        width = config.enc_embed_dim + config.dec_embed_dim
+        channels = (config.descriptor_width or 0) + int(config.two_confs)
+        self.head_local_features = Mlp(width, 4 * width, channels * self.patch**2)
+
+    def descriptors(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """Raw descriptors, with a confidence channel where there is one: (B, K or K + 1, H, W)."""
+        features = self.head_local_features(torch.cat([tokens[0], tokens[-1]], dim=-1))
+        return patches_to_pixels(features, rows, columns, self.patch)
 
 
-def _reshape_depth(points: Tensor, mode: str) -> Tensor:
-    """Keep the direction and map the distance n to exp(n) - 1, n^2, or itself."""
-    if mode == "linear":
-        return points
-    distance = points.norm(dim=-1, keepdim=True)
-    direction = points / distance.clamp(min=1e-8)
-    return direction * (torch.expm1(distance) if mode == "exp" else distance.square())
+HEADS: dict[str, type[LinearHead] | type[DptHead]] = {
+    "linear": LinearHead, "dpt": DptHead, "catmlp+dpt": DescriptorHead
+}  # fmt: skip
+"""head_type of a checkpoint -> class"""
 
 
-def _bounded_confidence(raw: Tensor, mode: str, low: float, high: float) -> Tensor:
-    if mode == "sigmoid":
-        return low + (high - low) * torch.sigmoid(raw)
-    grown = raw.exp()
-    return low + (grown.clamp(max=high - low) if math.isfinite(high) else grown)
+def point_channels(config: Dust3RConfig) -> int:
+    """x, y, z, and the confidence where there is one."""
+    return 3 if config.conf_mode is None else 4
+
+
+def patches_to_pixels(tokens: Tensor, rows: int, columns: int, patch: int) -> Tensor:
+    """(B, rows * columns, C * patch^2), channel-major -> (B, C, rows * patch, columns * patch)"""
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, columns)), patch)

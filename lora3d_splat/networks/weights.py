@@ -1,4 +1,4 @@
-"""From a name to a file: the public checkpoints, where they lie on this disk, and fetching them when asked by name.
+"""From a name to files: the public checkpoints, where they lie on this disk, and fetching them when asked by name.
 
 The public weights are not free for every use, so they are never bundled and never downloaded without being named.
 """
@@ -6,27 +6,30 @@ The public weights are not free for every use, so they are never bundled and nev
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lora3d_splat.console import note
+from lora3d_splat.download import fetch
 from lora3d_splat.errors import InputError
 from lora3d_splat.files import default_cache_folder
-from lora3d_splat.networks.download import fetch
-from lora3d_splat.networks.dust3r import WEIGHTS_LICENCE
-from lora3d_splat.networks.heads import HEADS, require_head
 
 HUB = "https://huggingface.co"
-FILES = ("config.json", "model.safetensors")
+CONFIG, MODEL = FILES = ("config.json", "model.safetensors")
+DUST3R_LICENCE = "CC BY-NC-SA 4.0 (non-commercial), and the terms of the training data"
+MAST3R_LICENCE = f"{DUST3R_LICENCE}, of which those of Map-free are particularly restrictive"
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".json", ".py")
+"""what ends in one of these is a file, not the id of a model on the hub"""
 
 
 @dataclass(frozen=True)
 class PublicCheckpoint:
-    """A published network: its id on the model hub, its head, and the licence of its weights."""
+    """A network on the model hub: its id, and the licence of its weights."""
 
     hub_id: str
-    head_type: str
-    licence: str = WEIGHTS_LICENCE
+    licence: str
 
     @property
     def stem(self) -> str:
@@ -35,17 +38,41 @@ class PublicCheckpoint:
 
 
 PUBLIC = {
-    "dust3r-512": PublicCheckpoint("naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt", "dpt"),
-    "dust3r-512-linear": PublicCheckpoint("naver/DUSt3R_ViTLarge_BaseDecoder_512_linear", "linear"),
-    "dust3r-224": PublicCheckpoint("naver/DUSt3R_ViTLarge_BaseDecoder_224_linear", "linear"),
-    "mast3r-512": PublicCheckpoint("naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric", "catmlp+dpt"),
+    "dust3r-512": PublicCheckpoint("naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt", DUST3R_LICENCE),
+    "dust3r-512-linear": PublicCheckpoint("naver/DUSt3R_ViTLarge_BaseDecoder_512_linear", DUST3R_LICENCE),
+    "dust3r-224": PublicCheckpoint("naver/DUSt3R_ViTLarge_BaseDecoder_224_linear", DUST3R_LICENCE),
+    "mast3r-512": PublicCheckpoint("naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric", MAST3R_LICENCE),
 }
 """in the order in which `auto` prefers them"""
+
+
+def public_name(text: str) -> str | None:
+    """The name under which a public network is known here, given that name or its hub id."""
+    return next((name for name, public in PUBLIC.items() if text in (name, public.hub_id)), None)
+
+
+def public_name_in(path: Path) -> str | None:
+    """The same for a path of which a part is the name of a public file or folder, also as the hub's client names it."""
+    parts = {part for each in path.absolute().parts for part in (each, each.rsplit("--", 1)[-1], Path(each).stem)}
+    return next((name for name, public in PUBLIC.items() if public.stem in parts), None)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `owner/model` can only be meant as an id of the hub: nothing of that name lies on this disk."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) or name.endswith(SUFFIXES):
+        return False
+    return not Path(name).exists() and not Path(name).parent.exists()
 
 
 def weights_folder() -> Path:
     """Where checkpoints are kept: `weights` in the cache folder."""
     return default_cache_folder() / "weights"
+
+
+def own_folder(name: str) -> Path:
+    """Where a network, by public name or hub id, is downloaded to."""
+    public = PUBLIC.get(name)
+    return weights_folder() / (public.stem if public else name.replace("/", "--"))
 
 
 def hub_folder(hub_id: str) -> Path:
@@ -56,31 +83,26 @@ def hub_folder(hub_id: str) -> Path:
 
 
 def find_on_disk(name: str) -> Path | None:
-    """The checkpoint of a public network on this disk: ours, a `.pth` put there by hand, or the hub client's."""
-    public = PUBLIC[name]
-    folders = [weights_folder() / public.stem, *sorted(hub_folder(public.hub_id).glob("*"))]
-    for folder in folders:
+    """The checkpoint of a network by public name or hub id: ours, the hub client's, or a `.pth` put there by hand."""
+    hub_id = PUBLIC[name].hub_id if name in PUBLIC else name
+    for folder in (own_folder(name), *sorted(hub_folder(hub_id).glob("*"))):
         if all((folder / file).is_file() for file in FILES):
             return folder
-    pth = weights_folder() / f"{public.stem}.pth"
+    pth = own_folder(name).with_suffix(".pth")
     return pth if pth.is_file() else None
 
 
 def obtain(name: str, hub: str | None = None) -> Path:
-    """The checkpoint of a public network, downloaded once where it is not on disk; prints the licence of the weights.
+    """The checkpoint of a network by public name or hub id, downloaded once where it is not on this disk.
 
-    `hub` is the server's address (default: HF_ENDPOINT, else the public hub). Raises MissingPartError for networks
-    whose head is not implemented, before anything is downloaded.
+    `hub` is the server's address (default: HF_ENDPOINT, else the public hub). Raises what `fetch` raises.
     """
-    public = PUBLIC[name]
-    require_head(public.head_type)
     found = find_on_disk(name)
-    note(f"{name}: weights under {public.licence}")
     if found is not None:
         return found
-    folder = weights_folder() / public.stem
-    base = f"{hub or os.environ.get('HF_ENDPOINT') or HUB}/{public.hub_id}/resolve/main"
-    note(f"{name}: downloading about 2 GB, once, to {folder}")
+    hub_id, folder = (PUBLIC[name].hub_id if name in PUBLIC else name), own_folder(name)
+    base = f"{hub or os.environ.get('HF_ENDPOINT') or HUB}/{hub_id}/resolve/main"
+    note(f"{name}: downloading once (about 2 GB for the public networks) to {folder}")
     for file in FILES:
         if not (folder / file).is_file():
             fetch(f"{base}/{file}", folder / file)
@@ -89,8 +111,7 @@ def obtain(name: str, hub: str | None = None) -> Path:
 
 def resolve_auto() -> str:
     """The best public network whose weights are already on this disk, else `compact`; nothing is downloaded."""
-    usable = (name for name, public in PUBLIC.items() if public.head_type in HEADS)
-    return next((name for name in usable if find_on_disk(name) is not None), "compact")
+    return next((name for name in PUBLIC if find_on_disk(name) is not None), "compact")
 
 
 def existing_path(name: str) -> Path:
@@ -99,7 +120,14 @@ def existing_path(name: str) -> Path:
     if not path.exists():
         raise InputError(
             found=f"the network {name!r}, neither a known name nor a file",
-            accepted=f"compact, {', '.join(PUBLIC)}, auto, or the path of a checkpoint",
+            accepted=f"compact, {', '.join(PUBLIC)}, auto, the path of a checkpoint (.pth, .safetensors, or a folder "
+            f"with {' and '.join(FILES)}), owner/model on the hub, or file.py:Class",
             remedy="check the spelling, or give the path of a .pth or .safetensors file",
         )
     return path
+
+
+@cache
+def tell_licence(name: str, licence: str) -> None:
+    """Print the licence of a network's weights, once in a process."""
+    note(f"{name}: weights under {licence}")

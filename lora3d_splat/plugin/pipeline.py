@@ -59,6 +59,8 @@ class Lora3DPipeline(VanillaPipeline):
         if test_mode != "val":
             provide_ffmpeg()
         super().__init__(config, device, test_mode, **kwargs)
+        if self._scene.settings.offline and self._splats.lpips_networks.mode == "auto":
+            self._splats.lpips_networks.mode = "cached"
         # The viewer finds its elements by scanning the pipeline's attributes.
         for index, panel in enumerate(self.panels):
             setattr(self, f"panel_{index}", panel(self._scene.calibration))

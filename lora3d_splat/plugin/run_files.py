@@ -16,7 +16,7 @@ from lora3d_splat.export.splat import Splat, write_splat_ply
 from lora3d_splat.files import atomic_file
 from lora3d_splat.gaussians.harmonics import rotate_harmonics
 from lora3d_splat.geometry.transforms import opencv_to_opengl, rotation_to_wxyz, wxyz_to_rotation
-from lora3d_splat.outputs import write_outputs
+from lora3d_splat.outputs import weights_notice, write_notice, write_outputs
 from lora3d_splat.plugin.camera_poses import optimised_camera_to_worlds
 from lora3d_splat.plugin.dataparser import PlacedScene, nerfstudio_cameras
 from lora3d_splat.plugin.evaluation import ViewScore
@@ -63,11 +63,14 @@ def run_cameras(
 
 def write_run_files(folder: Path, model: Lora3DSplatModel, scene: PlacedScene, scores: Sequence[ViewScore]) -> None:
     """Write splat.ply, cameras.json, comparisons/ and calibration/ into the run's folder."""
-    write_splat_ply(folder / "splat.ply", world_splat(model, scene.normalisation))
-    write_scene_json(folder / "cameras.json", scene.calibration.network, run_cameras(model, scene, scores))
+    calibration = scene.calibration
+    write_notice(calibration, folder)
+    write_splat_ply(folder / "splat.ply", world_splat(model, scene.normalisation), weights_notice(calibration))
+    cameras = run_cameras(model, scene, scores)
+    write_scene_json(folder / "cameras.json", calibration.network, calibration.licence, cameras)
     for view, score in zip(scene.heldout or scene.train, scores, strict=True):
         write_comparison(folder / "comparisons" / f"{_flat_name(view.camera.file)}.png", score)
-    write_outputs(scene.calibration, folder / "calibration", scene.settings)
+    write_outputs(calibration, folder / "calibration", scene.settings)
 
 
 def write_comparison(path: Path, score: ViewScore) -> None:

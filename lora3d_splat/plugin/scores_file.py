@@ -43,6 +43,7 @@ def scores_document(
             "reason": scene.no_heldout,
             "train_views": [view.camera.file for view in scene.train],
             "network": scene.calibration.network,
+            "licence": scene.calibration.licence,
             "adapter": scene.calibration.decision,
             "definitions": DEFINITIONS,
             "mean": "views rendered from their registered pose",
