@@ -1,7 +1,8 @@
-"""All pairs through a network: each image is encoded once, pairs of equal shapes are decoded in batches."""
+"""All pairs through a network: each image is encoded once a pass, pairs of equal shapes are decoded in batches."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -9,30 +10,107 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lora3d_splat.console import Advance, warn
+from lora3d_splat.batching import fitting_batch, group_by, in_batches
+from lora3d_splat.console import Advance
 from lora3d_splat.errors import InputError
 from lora3d_splat.networks.base import EncodedViews, PairOutput, PointmapNetwork
+from lora3d_splat.pairs import PairCost, complete_pairs
+from lora3d_splat.precision import arithmetic, choose_precision
 from lora3d_splat.records import ImagePair, PairPrediction, View
 
-PIXELS_PER_BATCH = {"cpu": 1_500_000, "cuda": 12_000_000}
-"""image pixels, both sides together, that one decoding step takes at first"""
-
-Item = TypeVar("Item")
 Result = TypeVar("Result")
+GIB = 1 << 30
+PREDICTED_BYTES_PER_PIXEL = 16
+"""of a prediction: a point and a confidence in float32, for every pixel of both views"""
 
 
 @dataclass(frozen=True)
 class PredictionConfig:
     batch_size: int | None = None
-    """Pairs decoded at once; None fits it to the image size and the device. Halved when memory runs out."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network's trunk; bfloat16 is faster on recent GPUs and slightly less accurate."""
+    """Pairs decoded at once; None fits it to the image size and the memory. Halved when memory runs out."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of a network's trunk; auto is bfloat16 for large networks on hardware that is faster with it."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, then faster; pays for many pairs on a GPU."""
+    memory: float = 2.0
+    """GiB of predictions kept in memory; where all take more, they lie on disk and are mapped when they are used."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"batch_size={self.batch_size}", "a positive number, or None", "leave it at None")
+        if self.memory < 0:
+            raise InputError(f"memory={self.memory} GiB", "zero or more", "start from 2")
+
+
+class PredictionPass:
+    """One pass of a network over views: whatever is asked of it, each image is encoded at most once.
+
+    Runs on the network's own device. The network must not change during the pass.
+    """
+
+    def __init__(self, network: PointmapNetwork, views: Sequence[View], config: PredictionConfig | None = None) -> None:
+        self.network, self.views, self.config = network, views, config or PredictionConfig()
+        self.device = network_device(network)
+        self.precision = choose_precision(self.config.precision, network)  # type: ignore[arg-type]
+        self._encode, self._decode = network.encode, network.decode
+        if self.config.compile:
+            self._encode, self._decode = torch.compile(network.encode), torch.compile(network.decode)
+        self._encoded: dict[int, EncodedViews] = {}
+
+    def encoded(self, indices: Iterable[int]) -> dict[int, EncodedViews]:
+        """The named views encoded, as batches of one."""
+        missing = sorted(set(indices) - self._encoded.keys())
+        self._encoded |= encode_each(
+            lambda images: self._quietly(self._encode, images), self.views, missing, self.device
+        )
+        return self._encoded
+
+    def similarity(self) -> Tensor:
+        """(V, V) float32 in [-1, 1]: cosines between the views' mean tokens, less what all views have in common."""
+        encoded = self.encoded(range(len(self.views)))
+        pooled = torch.stack([encoded[index].tokens[0].float().mean(0) for index in range(len(self.views))]).cpu()
+        unit = F.normalize(pooled - pooled.mean(0), dim=1)
+        return unit @ unit.T
+
+    def predict(self, pairs: Sequence[ImagePair], advance: Advance | None = None) -> Iterator[PairPrediction]:
+        """Predictions as they are decoded, grouped by image size; float32 on the CPU. `advance` counts pairs.
+
+        Raises InputError when not even one pair fits into memory.
+        """
+        encoded = self.encoded(chain.from_iterable((pair.reference, pair.other) for pair in pairs))
+
+        def decode(batch: Sequence[ImagePair]) -> list[PairPrediction]:
+            reference = EncodedViews.stack([encoded[pair.reference] for pair in batch])
+            other = EncodedViews.stack([encoded[pair.other] for pair in batch])
+            output = self._quietly(self._decode, reference, other)
+            return [_prediction(pair, output, index) for index, pair in enumerate(batch)]
+
+        sizes = group_by(pairs, lambda pair: (self.views[pair.reference].size, self.views[pair.other].size))
+        for shapes, group in sizes:
+            size = self.config.batch_size or fitting_batch(shapes, self.device)
+            for batch, predictions in in_batches(group, size, decode):
+                yield from predictions
+                if advance is not None:
+                    advance(len(batch))
+
+    def cost(self) -> PairCost:
+        """Bytes of a mean pair's prediction, and the seconds that one pair takes now."""
+        count = len(self.views)
+        total = prediction_bytes(self.views, complete_pairs(count))
+        seconds = 0.0
+        for _ in range(2):  # the first time warms up
+            start = time.perf_counter()
+            list(self.predict([ImagePair(0, 1)]))
+            seconds = time.perf_counter() - start
+        return PairCost(total / (count * (count - 1)), seconds)
+
+    def _quietly(self, work: Callable[..., Result], *inputs: object) -> Result:
+        """Without gradients, in the pass's arithmetic."""
+        with torch.inference_mode(), arithmetic(self.precision, self.device):
+            return work(*inputs)
 
 
 def predict_pairs(
@@ -42,35 +120,27 @@ def predict_pairs(
     config: PredictionConfig | None = None,
     advance: Advance | None = None,
 ) -> tuple[PairPrediction, ...]:
-    """Predictions for `pairs`, in their order, as float32 on the CPU; runs on the network's own device.
-
-    `advance` counts decoded pairs. Raises InputError when not even one pair fits into memory.
-    """
-    config = config or PredictionConfig()
-    device = network_device(network)
-    results: dict[ImagePair, PairPrediction] = {}
-    half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
-    with torch.inference_mode(), half:
-        encoded = encode_views(network, views, sorted(set(chain.from_iterable((p.reference, p.other) for p in pairs))))
-        for shapes, group in group_by(pairs, lambda pair: (views[pair.reference].size, views[pair.other].size)):
-            size = config.batch_size or _fitting_batch(shapes, device)
-            for batch, predictions in in_batches(group, size, lambda part: _decode(network, encoded, part)):
-                results.update(zip(batch, predictions, strict=True))
-                if advance is not None:
-                    advance(len(batch))
-    return tuple(results[pair] for pair in pairs)
+    """Predictions for `pairs`, in their order and in memory, by one pass; errors as those of `PredictionPass`."""
+    found = {item.pair: item for item in PredictionPass(network, views, config).predict(pairs, advance)}
+    return tuple(found[pair] for pair in pairs)
 
 
 def encode_views(network: PointmapNetwork, views: Sequence[View], indices: Sequence[int]) -> dict[int, EncodedViews]:
-    """Each of the named views encoded, as batches of one on the network's device; equal sizes share a pass."""
-    device = network_device(network)
+    """Each of the named views encoded, as batches of one on the network's device; equal sizes share a batch."""
+    return encode_each(network.encode, views, indices, network_device(network))
+
+
+def encode_each(
+    encode: Callable[[Tensor], EncodedViews], views: Sequence[View], indices: Sequence[int], device: torch.device
+) -> dict[int, EncodedViews]:
+    """The same with any encoder of image tensors."""
     encoded: dict[int, EncodedViews] = {}
-
-    def encode(part: Sequence[int]) -> EncodedViews:
-        return network.encode(images_tensor([views[index] for index in part], device))
-
     for size, group in group_by(indices, lambda index: views[index].size):
-        for batch, tokens in in_batches(group, _fitting_batch((size,), device), encode):
+        for batch, tokens in in_batches(
+            group,
+            fitting_batch((size,), device),
+            lambda part: encode(images_tensor([views[index] for index in part], device)),
+        ):
             encoded.update((index, tokens.select(torch.tensor([k], device=device))) for k, index in enumerate(batch))
     return encoded
 
@@ -87,44 +157,10 @@ def network_device(network: PointmapNetwork) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def group_by(items: Iterable[Item], key: Callable[[Item], object]) -> list[tuple[object, list[Item]]]:
-    """(key, items of that key) in order of first appearance."""
-    groups: dict[object, list[Item]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.items())
-
-
-def in_batches(
-    items: Sequence[Item], size: int, run: Callable[[Sequence[Item]], Result]
-) -> Iterator[tuple[Sequence[Item], Result]]:
-    """(batch, run(batch)) over all items; where memory runs out the batch is halved, for the rest of the items too."""
-    start = 0
-    while start < len(items):
-        batch = items[start : start + size]
-        try:
-            result = run(batch)
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise InputError(
-                    found="images too large for the memory of the device",
-                    accepted="images of which one pair fits into memory",
-                    remedy="lower the long side of the images, or use --device cpu",
-                ) from error
-            size = len(batch) // 2
-            torch.cuda.empty_cache()
-            warn(f"out of memory: continuing with batches of {size}")
-            continue
-        start += len(batch)
-        yield batch, result
-
-
-def _decode(
-    network: PointmapNetwork, encoded: dict[int, EncodedViews], batch: Sequence[ImagePair]
-) -> list[PairPrediction]:
-    reference = EncodedViews.stack([encoded[pair.reference] for pair in batch])
-    output = network.decode(reference, EncodedViews.stack([encoded[pair.other] for pair in batch]))
-    return [_prediction(pair, output, index) for index, pair in enumerate(batch)]
+def prediction_bytes(views: Sequence[View], pairs: Iterable[ImagePair]) -> int:
+    """Size of the predictions of these pairs."""
+    pixels = [height * width for height, width in (view.size for view in views)]
+    return PREDICTED_BYTES_PER_PIXEL * sum(pixels[pair.reference] + pixels[pair.other] for pair in pairs)
 
 
 def _prediction(pair: ImagePair, output: PairOutput, index: int) -> PairPrediction:
@@ -132,8 +168,3 @@ def _prediction(pair: ImagePair, output: PairOutput, index: int) -> PairPredicti
     maps = (output.points_reference, output.confidence_reference, output.points_other, output.confidence_other)
     with torch.inference_mode(False):
         return PairPrediction(pair, *(part[index].to("cpu", torch.float32, copy=True) for part in maps))
-
-
-def _fitting_batch(sizes: object, device: torch.device) -> int:
-    pixels = sum(height * width for height, width in sizes)  # type: ignore[attr-defined]
-    return max(1, PIXELS_PER_BATCH.get(device.type, PIXELS_PER_BATCH["cpu"]) // pixels)

@@ -32,7 +32,7 @@ from lora3d_splat.offline import offline
 from lora3d_splat.pair_cache import cached_predictions
 from lora3d_splat.pairs import PairConfig, select_pairs
 from lora3d_splat.pairs.left_out import leave_out_pairs
-from lora3d_splat.prediction import PredictionConfig
+from lora3d_splat.prediction import PredictionConfig, PredictionPass
 from lora3d_splat.pseudo_labels import PseudoLabelConfig, degenerate, make_pseudo_labels
 from lora3d_splat.records import (
     AlignedScene,
@@ -170,10 +170,11 @@ class _Run:
         """All stages in their order."""
         with stages("Self-calibration", 7 if self.config.lora else 4) as advance:
             self._timed("photographs", lambda: self._open(paths, None, 2))
-            pairs = select_pairs(len(self.views), self.config.pairs)
+            first = self._pass()
+            pairs = self._select_pairs(first)
             self.training, self.unseen = leave_out_pairs(pairs, self.config.left_out_fraction)
             advance(1)
-            predictions = self._predict(pairs, "prediction")
+            predictions = self._predict(first, pairs, "prediction")
             advance(1)
             plain = self._attempt(PLAIN, lambda: self._align(PLAIN, predictions, robust=False))
             advance(1)
@@ -184,7 +185,7 @@ class _Run:
             if adapted is None:
                 adapter = self._finetune(labels)
                 advance(1)
-                predictions = self._predict(pairs, "second prediction")
+                predictions = self._predict(self._pass(), pairs, "second prediction")
                 advance(1)
                 adapted = self._attempt(ADAPTED, lambda: self._align(ADAPTED, predictions))
                 advance(1)
@@ -201,7 +202,7 @@ class _Run:
             placed = [index for index, registered in enumerate(calibration.scene.registered) if registered]
             both = [(index, len(known) + k) for k in range(len(new)) for index in placed]
             pairs = [pair for a, b in both for pair in (ImagePair(a, b), ImagePair(b, a))]
-            predictions = self._predict(pairs, "held-out prediction")
+            predictions = self._predict(self._pass(), pairs, "held-out prediction")
             advance(1)
             found = register_views(
                 new, calibration.scene, known, predictions, self.config.alignment, self.network.confidence_floor
@@ -224,11 +225,22 @@ class _Run:
         for file, reason in self.left_out:
             warn(f"left out {file}: {reason}")
 
-    def _predict(self, pairs: Sequence[ImagePair], title: str) -> tuple[PairPrediction, ...]:
-        config = self.config
-        stored = cached_predictions(
-            self.cache, self.network, self.network_key, self.views, pairs, config.prediction, title, config.recompute
-        )
+    def _pass(self) -> PredictionPass:
+        """A pass of the network as it is now; what it encodes serves the scene graph and all pairs."""
+        return PredictionPass(self.network, self.views, self.config.prediction)
+
+    def _select_pairs(self, run: PredictionPass) -> tuple[ImagePair, ...]:
+        """The scene graph; kept, because a measured budget would come out a little different each time."""
+        views = [_view_identity(view) for view in self.views]
+        key = digest(self.network_key, run.precision, self.config.pairs, views)
+
+        def select() -> tuple[ImagePair, ...]:
+            return select_pairs(len(self.views), self.config.pairs, run.similarity, run.cost)
+
+        return self.cache.load_or_compute("graph", key, select, self.config.recompute).value
+
+    def _predict(self, run: PredictionPass, pairs: Sequence[ImagePair], title: str) -> tuple[PairPrediction, ...]:
+        stored = cached_predictions(self.cache, self.network_key, run, pairs, title, self.config.recompute)
         self.seconds[title] = stored.seconds
         return stored.value
 
@@ -237,7 +249,7 @@ class _Run:
         config = self.config.alignment if robust else replace(self.config.alignment, robust="none")
         floor = self.network.confidence_floor
         key = digest(
-            self.network_key, self.config.prediction.precision, config, floor, self.unseen,
+            self.network_key, self._pass().precision, config, floor, self.unseen,
             [item.pair for item in predictions], [_view_identity(view) for view in self.views],
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lora3d_splat.batching import group_by
 from lora3d_splat.console import Advance
 from lora3d_splat.errors import InputError
 from lora3d_splat.lora.adapter import LoraConfig, adapter_parameters, inject, is_adapted
@@ -19,7 +20,7 @@ from lora3d_splat.lora.loss import LabelBatch, confidence_loss
 from lora3d_splat.lora.resume import TrainingState, load_training, save_training
 from lora3d_splat.networks import network_digest
 from lora3d_splat.networks.base import EncodedViews, PairOutput, PointmapNetwork
-from lora3d_splat.prediction import encode_views, group_by, network_device
+from lora3d_splat.prediction import encode_views, network_device
 from lora3d_splat.records import PseudoLabels, View
 
 
