@@ -18,7 +18,7 @@ from lora3d_splat.console import Advance
 from lora3d_splat.errors import InputError
 from lora3d_splat.networks.base import EncodedViews, PairOutput, PointmapNetwork
 from lora3d_splat.pairs import PairCost, complete_pairs
-from lora3d_splat.precision import arithmetic, choose_precision
+from lora3d_splat.precision import Precision, arithmetic, choose_precision
 from lora3d_splat.records import ImagePair, PairPrediction, View
 
 Result = TypeVar("Result")
@@ -54,7 +54,7 @@ class PredictionPass:
     def __init__(self, network: PointmapNetwork, views: Sequence[View], config: PredictionConfig | None = None) -> None:
         self.network, self.views, self.config = network, views, config or PredictionConfig()
         self.device = network_device(network)
-        self.precision = choose_precision(self.config.precision, network)  # type: ignore[arg-type]
+        self.precision: Precision = choose_precision(self.config.precision, network)  # type: ignore[arg-type]
         self._encode, self._decode = network.encode, network.decode
         if self.config.compile:
             self._encode, self._decode = torch.compile(network.encode), torch.compile(network.decode)
