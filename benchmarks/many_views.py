@@ -44,7 +44,7 @@ def ring(count: int, size: int) -> tuple[View, ...]:
     views = []
     for number in range(count):
         angle, wave = step * number, 0.9 * number
-        eye = TARGET + (1.35 * np.sin(angle), -1.35 * np.cos(angle), 0.55 + 0.12 * np.sin(wave))
+        eye = np.add(TARGET, (1.35 * np.sin(angle), -1.35 * np.cos(angle), 0.55 + 0.12 * np.sin(wave)))
         image, _ = cast(world, STYLE, look_at(eye, TARGET, 0.0), focal, (size, size), samples=1)
         name = f"{number:03d}.png"
         views.append(View(name, Path(name), size, size, image, PixelAffine(1, 1, 0, 0), str(number)))

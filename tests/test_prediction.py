@@ -7,10 +7,13 @@ import pytest
 import torch
 from dust3r_recipe import random_view, recipe_network
 
+from lora3d_splat import precision
+from lora3d_splat.batching import is_out_of_memory
 from lora3d_splat.errors import InputError
 from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.pairs import complete_pairs
-from lora3d_splat.prediction import PredictionConfig, images_tensor, predict_pairs
+from lora3d_splat.precision import choose_precision
+from lora3d_splat.prediction import PredictionConfig, PredictionPass, images_tensor, predict_pairs
 
 SIZES = ((32, 48), (48, 32), (32, 48), (48, 32), (32, 32))
 VIEWS = [random_view(index, size) for index, size in enumerate(SIZES)]
@@ -22,9 +25,10 @@ class CountingNetwork(torch.nn.Module):
     name, licence, patch_size, long_side = "counting", "none", 16, 48
     lora_targets, confidence_floor, confidence_cutoff = (), 0.5, None
 
-    def __init__(self, limit: int = 10**9) -> None:
+    def __init__(self, limit: int = 10**9, failure: Exception | None = None) -> None:
         super().__init__()
         self.limit, self.encoded, self.batches = limit, 0, []
+        self.failure = failure or torch.OutOfMemoryError("full")
 
     def encode(self, images: torch.Tensor) -> EncodedViews:
         self.encoded += len(images)
@@ -35,7 +39,7 @@ class CountingNetwork(torch.nn.Module):
     def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
         count = len(reference.tokens)
         if count > self.limit:
-            raise torch.OutOfMemoryError("full")
+            raise self.failure
         self.batches.append(count)
 
         def maps(view: EncodedViews) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,13 +77,95 @@ def test_results_can_enter_optimisation():
     assert (prediction.points_reference.dtype, prediction.points_reference.device.type) == (torch.float32, "cpu")
 
 
-def test_running_out_of_memory_halves_the_batch():
-    """With room for two pairs, batches of eight become four, then two, and nothing is lost."""
+FAILURES = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError("Unable to allocate 3.00 GiB for an array"),
+)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["cuda", "cpu", "cublas", "numpy"])
+def test_running_out_of_memory_halves_the_batch(failure):
+    """With room for two pairs, batches of eight become four, then two, and the answers stay the same."""
     views = [random_view(index, (32, 48)) for index in range(4)]
-    network = CountingNetwork(limit=2)
-    predictions = predict_pairs(network, views, complete_pairs(4), PredictionConfig(batch_size=8))
+    network, pairs = CountingNetwork(2, failure), complete_pairs(4)
+    predictions = predict_pairs(network, views, pairs, PredictionConfig(batch_size=8))
     assert network.batches == [2] * 6
-    assert len(predictions) == 12
+    for found, expected in zip(predictions, predict_pairs(CountingNetwork(), views, pairs), strict=True):
+        assert found.pair == expected.pair
+        assert torch.equal(found.points_other, expected.points_other)
+
+
+def test_what_the_allocator_says_is_understood():
+    """The text of the message is PyTorch's own and may change with its version."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(caught.value)
+
+
+def test_other_failures_are_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"):
+        predict_pairs(CountingNetwork(0, RuntimeError("shapes do not match")), VIEWS, complete_pairs(2))
+
+
+def test_each_image_is_encoded_once_in_a_pass():
+    """Likeness, the cost of a pair and any number of predictions share what was encoded."""
+    network = CountingNetwork()
+    run = PredictionPass(network, VIEWS)
+    assert run.similarity().shape == (5, 5)
+    assert run.cost().bytes == pytest.approx(16 * 2 * np.mean([h * w for h, w in SIZES]))
+    list(run.predict(complete_pairs(5)[:7]))
+    list(run.predict(complete_pairs(5)))
+    assert network.encoded == 5
+
+
+def test_views_are_like_themselves_and_their_copies():
+    """Cosines: one on the diagonal and for two prints of one photograph, less for others."""
+    views = [VIEWS[0], VIEWS[2], VIEWS[0], random_view(9, (32, 48))]
+    similarity = PredictionPass(recipe_network(), views).similarity()
+    torch.testing.assert_close(similarity.diagonal(), torch.ones(4))
+    torch.testing.assert_close(similarity, similarity.T)
+    assert similarity[0, 2] > 0.999 > similarity[0, 1]
+
+
+def test_half_precision_is_close_and_its_maps_are_float32():
+    """A trunk in bfloat16 moves points by about a percent of their size; heads and outputs stay in float32."""
+    network, pairs = recipe_network(), complete_pairs(5)
+    full = predict_pairs(network, VIEWS, pairs, PredictionConfig(precision="float32"))
+    half = predict_pairs(network, VIEWS, pairs, PredictionConfig(precision="bfloat16"))
+    for a, b in zip(full, half, strict=True):
+        for field in ("points_reference", "points_other", "confidence_other"):
+            exact, rounded = getattr(a, field), getattr(b, field)
+            assert rounded.dtype == torch.float32
+            assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.03
+
+
+def test_precision_follows_hardware_and_size(monkeypatch):
+    """auto takes bfloat16 where the processor has it and the network is large; a word of the user's stands."""
+    small, large = torch.nn.Linear(2, 2), torch.nn.Linear(precision.LARGE_PARAMETERS, 1, device="meta")
+    for there in (True, False):
+        monkeypatch.setattr(precision, "has_bfloat16", lambda device, there=there: there)
+        assert choose_precision("auto", small) == "float32"
+        assert choose_precision("auto", large) == ("bfloat16" if there else "float32")
+        assert choose_precision("bfloat16", small) == "bfloat16"
+        assert choose_precision("float32", large) == "float32"
+
+
+def test_compiling_is_asked_for_by_a_setting(monkeypatch):
+    """Both halves of the network run compiled, and answer as before."""
+    compiled: list[str] = []
+
+    def stand_in(function):
+        compiled.append(function.__name__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    plain = predict_pairs(CountingNetwork(), VIEWS, complete_pairs(5))
+    assert compiled == []
+    fast = predict_pairs(CountingNetwork(), VIEWS, complete_pairs(5), PredictionConfig(compile=True))
+    assert compiled == ["encode", "decode"]
+    assert all(torch.equal(a.points_other, b.points_other) for a, b in zip(plain, fast, strict=True))
 
 
 def test_no_room_for_one_pair_is_an_error_with_a_remedy():

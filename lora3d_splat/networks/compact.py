@@ -136,16 +136,17 @@ class CompactNetwork(nn.Module):
 
     def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
         """Decode B ordered pairs at stride 2, with the match logits."""
-        logits = self.match_logits(reference, other)
-        to_other, to_reference = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
-        grids = cell_grid(reference), cell_grid(other)
-        match_1 = correspond(to_other, to_reference, *grids)
-        match_2 = correspond(to_reference, to_other, *reversed(grids))
-        log_depth = self._log_depth(reference), self._log_depth(other)
-        own_1, own_2 = (
-            depth.exp()[..., None] * cell_rays(*grid, depth) for depth, grid in zip(log_depth, grids, strict=True)
-        )
-        guess = first_guess(own_1.detach(), own_2.detach(), match_1, match_2)
+        with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
+            logits = self.match_logits(reference, other)
+            to_other, to_reference = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
+            grids = cell_grid(reference), cell_grid(other)
+            match_1 = correspond(to_other, to_reference, *grids)
+            match_2 = correspond(to_reference, to_other, *reversed(grids))
+            log_depth = self._log_depth(reference), self._log_depth(other)
+            own_1, own_2 = (
+                depth.exp()[..., None] * cell_rays(*grid, depth) for depth, grid in zip(log_depth, grids, strict=True)
+            )
+            guess = first_guess(own_1.detach(), own_2.detach(), match_1, match_2)
         cells_1, x = self._enter(reference, other, match_1, guess, 0)
         cells_2, y = self._enter(other, reference, match_2, guess, 1)
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
