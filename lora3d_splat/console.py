@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lora3d_splat.watch import watcher
+
 CONSOLE = Console(width=120, soft_wrap=True)
 
 Advance = Callable[[int], None]
@@ -68,7 +70,14 @@ def stage(title: str, total: int) -> Iterator[Advance]:
     start = time.perf_counter()
     with display() as progress:
         task = progress.add_task(title, total=total)
-        yield lambda units=1: progress.advance(task, units)
+
+        def advance(units: int = 1) -> None:
+            progress.advance(task, units)
+            done = int(progress.tasks[progress.task_ids.index(task)].completed)
+            watcher().progress(title, done, total, time.perf_counter() - start)
+
+        advance(0)
+        yield advance
         done = int(progress.tasks[progress.task_ids.index(task)].completed)
         progress.stop_task(task)
     if not CONSOLE.is_terminal:

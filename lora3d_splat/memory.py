@@ -1,8 +1,9 @@
-"""Keep freed memory in the process, so that long CPU work does not pay for the same pages again and again."""
+"""The memory of the process: how much it took, and keeping what it freed so that it does not pay for pages twice."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -24,3 +25,14 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, GROWTH_BYTES))
     return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """Largest memory so far by kind of device: `cpu` (resident size), and `cuda` where there is one."""
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak

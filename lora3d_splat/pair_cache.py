@@ -15,6 +15,7 @@ from lora3d_splat.console import note, stage
 from lora3d_splat.mapped_prediction import MappedPrediction
 from lora3d_splat.prediction import GIB, PredictionPass, prediction_bytes
 from lora3d_splat.records import ImagePair, PairPrediction
+from lora3d_splat.watch import watcher
 
 STAGE = "pairs"
 
@@ -43,6 +44,7 @@ def cached_predictions(
 
     def keep(pair: ImagePair, entry: Stored[PairPrediction]) -> None:
         kept = replace(entry.value, pair=pair) if in_memory else MappedPrediction(pair, cache.path(STAGE, keys[pair]))
+        watcher().predicted(replace(entry.value, pair=pair))
         found[pair] = Stored(cast(PairPrediction, kept), entry.seconds, entry.reused)
 
     for pair, key in () if recompute else keys.items():

@@ -7,7 +7,7 @@ Pixels: corner-based continuous coordinates, so the centre of the top-left pixel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +156,59 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True)
+class Reliability:
+    """How far pair predictions miss a scene, over bins of rising confidence that hold equally many pixels.
+
+    A useful confidence falls from left to right. Errors are fractions of the median depth.
+    """
+
+    unseen: bool
+    """judged by pairs that took no part in the alignment that stated the confidence; False: by the same pairs"""
+    confidence: Tensor
+    """(B,) the network's log-confidence"""
+    confidence_error: Tensor
+    """(B,)"""
+    calibrated: Tensor
+    """(B,) calibrated confidence"""
+    calibrated_error: Tensor
+    """(B,)"""
+
+
+@dataclass(frozen=True)
+class CalibrationPass:
+    """One alignment, kept to be looked at: what a row of the report summarises, on a coarse grid of pixels.
+
+    World frame and unit of length are those of the calibration's scene. Pixel (r, c) of a view's grid is the network
+    pixel (r, c) * step + step // 2. Views that are not registered have depth zero.
+    """
+
+    name: str
+    registered: tuple[bool, ...]
+    T_world_camera: Tensor
+    """(V, 4, 4) float64"""
+    focal: Tensor
+    """(V,) float64, network pixels"""
+    principal_point: Tensor
+    """(V, 2) float64, network pixels"""
+    step: int
+    depth: tuple[Tensor, ...]
+    """per view (h, w) float32 z-depth, scene units"""
+    confidence: tuple[Tensor, ...]
+    """per view (h, w) float16: the network's log-confidence"""
+    calibrated: tuple[Tensor, ...]
+    """per view (h, w) float16: calibrated confidence"""
+    residual: tuple[Tensor, ...]
+    """per view (h, w) float16: mean distance of the pairs' points from the scene's, fraction of the median depth"""
+    pairs: tuple[ImagePair, ...]
+    pair_residual: Tensor
+    """(P,) float32: median over the pair's pixels of that distance"""
+    residual_share: Tensor
+    """share of all pair pixels in each bin of `passes.RESIDUAL_EDGES`; what lies beyond counts in the outer bins"""
+    reliability: Reliability | None
+    """None where no pair of registered views is left to judge by"""
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The result of self-calibration: what Gaussians, exports and reports start from."""
 
@@ -177,6 +230,12 @@ class Calibration:
     """wall seconds per stage"""
     folder: Path
     """where the artefacts of this calibration lie"""
+    passes: tuple[CalibrationPass, ...] = ()
+    """one per row that could be computed, for viewer and report"""
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    """largest memory of the process that calibrated, by kind of device; empty where it was not recorded"""
+    finetune_losses: tuple[float, ...] = ()
+    """mean loss of each epoch of the fine-tuning"""
 
 
 @dataclass(frozen=True)

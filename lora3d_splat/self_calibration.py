@@ -26,27 +26,32 @@ from lora3d_splat.geometry.cameras import network_to_photograph_focal
 from lora3d_splat.images.load import list_images, load_views
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
 from lora3d_splat.lora.finetune import FinetuneConfig, finetune
+from lora3d_splat.memory import peak_memory_bytes
 from lora3d_splat.networks import image_shape, load_network, network_digest, network_files
 from lora3d_splat.networks.base import PointmapNetwork
 from lora3d_splat.offline import offline
 from lora3d_splat.pair_cache import cached_predictions
 from lora3d_splat.pairs import PairConfig, select_pairs
 from lora3d_splat.pairs.left_out import leave_out_pairs
+from lora3d_splat.passes import in_frame_of, judge_reliability, summarise
 from lora3d_splat.prediction import PredictionConfig, PredictionPass
 from lora3d_splat.pseudo_labels import PseudoLabelConfig, degenerate, make_pseudo_labels
 from lora3d_splat.records import (
     AlignedScene,
     CalibratedConfidence,
     Calibration,
+    CalibrationPass,
     CalibrationRow,
     ImagePair,
     PairPrediction,
     PseudoLabels,
     RegisteredViews,
+    Reliability,
     View,
 )
+from lora3d_splat.watch import watcher
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same inputs and settings give another result than before, so that old entries are not found."""
 PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
 FULL_HASH_BYTES = 1 << 28
@@ -141,6 +146,7 @@ class _Pass:
     """of the left-out pairs, against a scene aligned without them; None where that scene cannot be built"""
     seconds: float
     """of this row with everything that led to it"""
+    summary: CalibrationPass
 
 
 @dataclass(frozen=True)
@@ -165,11 +171,13 @@ class _Run:
     def __init__(self, config: CalibrationConfig, cache: StageCache) -> None:
         self.config, self.cache = config, cache
         self.seconds: dict[str, float] = {}
+        self.losses: tuple[float, ...] = ()
 
     def calibrate(self, paths: Sequence[Path]) -> Calibration:
         """All stages in their order."""
         with stages("Self-calibration", 7 if self.config.lora else 4) as advance:
             self._timed("photographs", lambda: self._open(paths, None, 2))
+            watcher().photographs(self.views)
             first = self._pass()
             pairs = self._select_pairs(first)
             self.training, self.unseen = leave_out_pairs(pairs, self.config.left_out_fraction)
@@ -249,31 +257,39 @@ class _Run:
         config = self.config.alignment if robust else replace(self.config.alignment, robust="none")
         floor = self.network.confidence_floor
         key = digest(
-            self.network_key, self._pass().precision, config, floor, self.unseen,
+            CODE_VERSION, self.network_key, self._pass().precision, config, floor, self.unseen,
             [item.pair for item in predictions], [_view_identity(view) for view in self.views],
         )  # fmt: skip
 
-        def compute() -> tuple[AlignedScene, CalibratedConfidence, float, float | None]:
+        def compute() -> tuple[AlignedScene, CalibratedConfidence, float, float | None, Reliability | None]:
             parts = 2 if self.unseen else 1
             with stage(name, parts * config.steps) as advance:
                 scene, confidence = align(self.views, predictions, config, floor, advance)
-                judged = self._judge(predictions, config, advance) if self.unseen else None
-            return scene, confidence, pair_residual(scene, predictions), judged
+                judged, reliability = self._judge(predictions, config, advance)
+            if reliability is None:
+                reliability = judge_reliability(scene, confidence, predictions, unseen=False)
+            return scene, confidence, pair_residual(scene, predictions), judged, reliability
 
         stored = self.cache.load_or_compute("alignment", key, compute, self.config.recompute)
         self.seconds[name] = stored.seconds
-        return _Pass(name, *stored.value, seconds=self._cost(name))
+        scene, confidence, residual, judged, reliability = stored.value
+        summary = summarise(name, self.views, scene, confidence, predictions, reliability)
+        watcher().aligned(summary)
+        return _Pass(name, scene, confidence, residual, judged, self._cost(name), summary)
 
     def _judge(
         self, predictions: tuple[PairPrediction, ...], config: AlignmentConfig, advance: Advance
-    ) -> float | None:
+    ) -> tuple[float | None, Reliability | None]:
+        """Residual and reliability on the unseen pairs, against a scene aligned without them."""
+        if not self.unseen:
+            return None, None
         training = [item for item in predictions if item.pair in set(self.training)]
         unseen = [item for item in predictions if item.pair in set(self.unseen)]
         try:
-            scene, _ = align(self.views, training, config, self.network.confidence_floor, advance)
-            return pair_residual(scene, unseen)
+            scene, confidence = align(self.views, training, config, self.network.confidence_floor, advance)
+            return pair_residual(scene, unseen), judge_reliability(scene, confidence, unseen, unseen=True)
         except Lora3DError:  # without those pairs the scene falls apart; the full one then has to do
-            return None
+            return None, None
 
     def _labels(self, robust: _Pass) -> tuple[PseudoLabels, ...]:
         """Of all pairs with enough trusted pixels; none where no fine-tuning is asked for."""
@@ -308,7 +324,7 @@ class _Run:
         save_adapter(self.network, folder)
         self.cache.store("finetuning", key, result.losses, result.seconds)
         checkpoint.unlink(missing_ok=True)
-        self.seconds["fine-tuning"] = result.seconds
+        self.seconds["fine-tuning"], self.losses = result.seconds, result.losses
         self.network_key = network_digest(self.network)
         return folder
 
@@ -324,7 +340,7 @@ class _Run:
             remove(self.network)
             shutil.rmtree(folder)
             return False
-        self.seconds["fine-tuning"] = stored.seconds
+        self.seconds["fine-tuning"], self.losses = stored.seconds, stored.value
         return True
 
     def _use_adapter(self, folder: Path) -> None:
@@ -340,6 +356,7 @@ class _Run:
         if isinstance(adapted, _Pass) and not kept:
             rows[2] = replace(rows[2], reason="not kept: " + decision)
         best = adapted if kept and isinstance(adapted, _Pass) else robust
+        done = [each for each in (plain, robust, adapted) if isinstance(each, _Pass)]
         unregistered = tuple(
             (view.file, reason or "not registered")
             for view, registered, reason in zip(self.views, best.scene.registered, best.scene.reasons, strict=True)
@@ -360,6 +377,9 @@ class _Run:
             left_out=self.left_out + unregistered,
             seconds=self.seconds,
             folder=self.cache.folder,
+            passes=tuple(in_frame_of(each.summary, best.summary) for each in done),
+            peak_memory_bytes=peak_memory_bytes(),
+            finetune_losses=self.losses,
         )
 
     def _decide(self, robust: _Pass, adapted: _Pass | _Skipped) -> tuple[bool, str]:

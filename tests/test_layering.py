@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lora3d_splat"
 
 ORDER = (
-    ("errors", "console", "records", "files", "memory", "offline", "checksums", "download"),
+    ("errors", "console", "records", "files", "memory", "offline", "checksums", "download", "watch"),
     ("geometry",),
     ("images",),
     ("pairs",),
     ("networks",),
     ("prediction", "batching", "precision"),
     ("alignment",),
-    ("confidence", "pseudo_labels"),
+    ("confidence", "pseudo_labels", "passes"),
     ("lora",),
     ("artifacts", "record_codec", "calibration_files", "mapped_prediction", "pair_cache"),
     ("metrics", "rasterize", "gaussians", "synthetic"),

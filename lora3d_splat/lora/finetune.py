@@ -22,6 +22,7 @@ from lora3d_splat.networks import network_digest
 from lora3d_splat.networks.base import EncodedViews, PairOutput, PointmapNetwork
 from lora3d_splat.prediction import encode_views, network_device
 from lora3d_splat.records import PseudoLabels, View
+from lora3d_splat.watch import watcher
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def finetune(
     while len(state.losses) < config.epochs:
         start = time.perf_counter()
         loss = _epoch(network, views, usable, optimizer, config, len(state.losses), advance)
+        watcher().loss(len(state.losses), loss)
         state = TrainingState(fingerprint, [*state.losses, loss], state.seconds + time.perf_counter() - start)
         _report(advance, len(labels) - len(usable))
         if checkpoint is not None:
