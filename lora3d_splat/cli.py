@@ -101,6 +101,20 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Build report.html and report.json again, of a calibration or a run, also of one that did not reach its end."""
+
+    source: tyro.conf.Positional[Path]
+    """An output folder of `ns-lora3d calibrate`, or a run folder of `ns-train lora3d-splat`."""
+
+    def run(self) -> int:
+        from lora3d_splat.outputs import write_report
+
+        note(str(write_report(self.source)))
+        return 0
+
+
+@dataclass(frozen=True)
 class Demo:
     """Train, evaluate and export the example scene, then score its cameras against the known ones."""
 
@@ -140,7 +154,14 @@ class Pretrain:
     """Train the bundled network `compact` on procedural scenes; its options: `ns-lora3d pretrain --help`."""
 
 
-COMMANDS = {"calibrate": Calibrate, "demo": Demo, "export": Export, "doctor": Doctor, "pretrain": Pretrain}
+COMMANDS = {
+    "calibrate": Calibrate,
+    "demo": Demo,
+    "export": Export,
+    "report": Report,
+    "doctor": Doctor,
+    "pretrain": Pretrain,
+}
 
 
 def _given(**options: int | None) -> dict[str, int]:

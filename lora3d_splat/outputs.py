@@ -1,4 +1,4 @@
-"""The output folder of a calibration: every export and the report, and finding a calibration again."""
+"""The output folder of a calibration: every export and the report, finding a calibration again, later reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from lora3d_splat.calibration_files import SCENE_FILE, save_calibration
+from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
 from lora3d_splat.errors import InputError
 from lora3d_splat.export.cameras import PhotographCamera, photograph_cameras
 from lora3d_splat.export.colmap import write_colmap
@@ -22,10 +22,12 @@ from lora3d_splat.gaussians.seeds import SeedConfig, seed_points
 from lora3d_splat.images.load import open_upright
 from lora3d_splat.records import Calibration, View
 from lora3d_splat.report.html import write_html_report
-from lora3d_splat.report.json_report import write_json_report
+from lora3d_splat.report.json_report import stored_settings, write_json_report
+from lora3d_splat.report.run_results import RunResults, read_run
 
 SEED_FILE = "seed.ply"
 NOTICE_FILE = "NOTICE.txt"
+JSON_REPORT, HTML_REPORT = "report.json", "report.html"
 IMAGES_FOLDER = "images"
 
 
@@ -54,8 +56,23 @@ def write_outputs(calibration: Calibration, folder: Path, settings: object) -> N
     if calibration.folder != folder:
         calibration = save_calibration(calibration, folder)
     write_formats(calibration, folder, tuple(FORMATS))
-    write_json_report(folder / "report.json", calibration, settings)
-    write_html_report(folder / "report.html", calibration, settings)
+    _write_reports(folder, calibration, settings, None)
+
+
+def write_report(source: Path) -> Path:
+    """Build report.json and report.html of an output folder or a run from what lies in it; returns the latter.
+
+    A run that crashed gets a report of what it had reached. Settings come from the report of the calibration.
+    """
+    home = find_calibration(source)
+    run = None if home == source else read_run(source)
+    _write_reports(source, load_calibration(home), stored_settings(home / JSON_REPORT), run)
+    return source / HTML_REPORT
+
+
+def _write_reports(folder: Path, calibration: Calibration, settings: object, run: RunResults | None) -> None:
+    write_json_report(folder / JSON_REPORT, calibration, settings, run)
+    write_html_report(folder / HTML_REPORT, calibration, settings, run)
 
 
 def write_formats(calibration: Calibration, folder: Path, formats: Sequence[str]) -> tuple[Path, ...]:

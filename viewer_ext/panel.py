@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
@@ -11,9 +13,9 @@ from lora3d_splat.records import Calibration, CalibrationRow
 class CalibrationPanel(ViewerControl):
     """Listed under its own tab; set as an attribute of the pipeline, where the viewer finds it."""
 
-    def __init__(self, calibration: Calibration) -> None:
+    def __init__(self, pipeline: Any) -> None:
         super().__init__()
-        self._text = panel_text(calibration)
+        self._text = panel_text(pipeline.scene.calibration)
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)

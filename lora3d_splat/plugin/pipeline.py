@@ -12,9 +12,12 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
 
 from lora3d_splat.console import note
 from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
+from lora3d_splat.metrics.image import psnr
+from lora3d_splat.outputs import write_outputs, write_report
 from lora3d_splat.plugin.camera_poses import bake
 from lora3d_splat.plugin.datamanager import Lora3DDatamanager, Lora3DDatamanagerConfig
 from lora3d_splat.plugin.dataparser import PlacedScene
@@ -23,7 +26,13 @@ from lora3d_splat.plugin.ffmpeg import provide_ffmpeg
 from lora3d_splat.plugin.model import Lora3DSplatModel, Lora3DSplatModelConfig
 from lora3d_splat.plugin.run_files import write_comparison, write_run_files
 from lora3d_splat.plugin.scores_file import print_scores, scores_document, write_scores
-from lora3d_splat.records import Calibration
+from lora3d_splat.plugin.training_log import TrainingLog
+from lora3d_splat.report.run_results import CURVE_FILE
+
+LOOKS = 6
+"""How often the held-out views are looked at while training."""
+LOOKED_AT = 4
+"""At most so many of them."""
 
 
 @dataclass
@@ -45,7 +54,7 @@ class Lora3DPipeline(VanillaPipeline):
 
     config: Lora3DPipelineConfig
     datamanager: Lora3DDatamanager
-    panels: ClassVar[tuple[Callable[[Calibration], Any], ...]] = ()
+    panels: ClassVar[tuple[Callable[[Lora3DPipeline], Any], ...]] = ()
     """What the viewer shows of the calibration beyond nerfstudio's own controls; the method's registration fills it,
     because the core does not know of viewers."""
 
@@ -59,11 +68,12 @@ class Lora3DPipeline(VanillaPipeline):
         if test_mode != "val":
             provide_ffmpeg()
         super().__init__(config, device, test_mode, **kwargs)
-        if self._scene.settings.offline and self._splats.lpips_networks.mode == "auto":
+        if self.scene.settings.offline and self._splats.lpips_networks.mode == "auto":
             self._splats.lpips_networks.mode = "cached"
+        self.training_log = TrainingLog()
         # The viewer finds its elements by scanning the pipeline's attributes.
         for index, panel in enumerate(self.panels):
-            setattr(self, f"panel_{index}", panel(self._scene.calibration))
+            setattr(self, f"panel_{index}", panel(self))
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint; the tools that only look get training cameras with their optimised poses."""
@@ -72,15 +82,27 @@ class Lora3DPipeline(VanillaPipeline):
             bake(self._splats.camera_optimizer, self.datamanager.train_dataset.cameras)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """nerfstudio's, and the scoring at the end."""
+        """nerfstudio's, a look at the held-out views now and then, and the scoring at the end."""
         callbacks = super().get_training_callbacks(attributes)
         trainer, start = attributes.trainer, time.perf_counter()
         if trainer is not None:
+            # Written before the first step, so that a run that crashes can be reported.
+            write_outputs(self.scene.calibration, trainer.base_dir / "calibration", self.scene.settings)
+            self.training_log.open(trainer.base_dir / CURVE_FILE)
+            every = max(1, trainer.config.max_num_iterations // LOOKS)
+            after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
+            callbacks.append(TrainingCallback(after, self._look, update_every_num_iters=every))
             finish = TrainingCallback(
                 [TrainingCallbackLocation.AFTER_TRAIN], self._finish, kwargs={"trainer": trainer, "start": start}
             )
             callbacks.append(finish)
         return callbacks
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+        """nerfstudio's, with the PSNR noted down."""
+        outputs, losses, metrics = super().get_train_loss_dict(step)
+        self.training_log.trained(step, metrics["psnr"])
+        return outputs, losses, metrics
 
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
@@ -95,24 +117,40 @@ class Lora3DPipeline(VanillaPipeline):
 
     def _finish(self, step: int, trainer: Trainer, start: float) -> None:
         """Score, tell, and leave the results; the lock keeps the viewer from rendering in between."""
-        seconds = {**self._scene.seconds, "training": time.perf_counter() - start}
+        seconds = {**self.scene.seconds, "training": time.perf_counter() - start}
         begin = time.perf_counter()
         with trainer.train_lock:
             scores = self._score()
-            write_run_files(trainer.base_dir, self._splats, self._scene, scores)
+            write_run_files(trainer.base_dir, self._splats, self.scene, scores)
+        self.training_log.flush()
         seconds["scoring"] = time.perf_counter() - begin
         facts = {
             "steps": step + 1,
             "gaussians": self._splats.num_points,
-            "calibration_seconds_this_run": self._scene.calibration_wall,
-            "seed_candidates": self._scene.seeds.candidates,
+            "calibration_seconds_this_run": self.scene.calibration_wall,
+            "seed_candidates": self.scene.seeds.candidates,
             "splat_frame": "splat.ply and cameras.json: world frame of the calibration",
         }
         device_type = torch.device(self.device).type
-        document = scores_document(self._scene, scores, self.config.heldout_pose, device_type, facts, seconds)
+        document = scores_document(self.scene, scores, self.config.heldout_pose, device_type, facts, seconds)
         write_scores(trainer.base_dir / "metrics.json", document)
         print_scores(document)
         note(f"results: {trainer.base_dir}")
+        note(f"report: {write_report(trainer.base_dir)}")
+
+    @torch.no_grad()
+    def _look(self, step: int) -> None:
+        """Note the mean PSNR of the first held-out views from their registered poses."""
+        if not self.scene.heldout:
+            return
+        self._splats.eval()
+        values = []
+        for camera, batch in self.datamanager.fixed_indices_eval_dataloader[:LOOKED_AT]:
+            outputs = self._splats.render(camera, camera.camera_to_worlds, with_depth=False)
+            photo = self._splats.get_gt_img(batch["image"])
+            values.append(psnr(outputs["rgb"], self._splats.composite_with_background(photo, outputs["background"])))
+        self._splats.train()
+        self.training_log.looked(step, sum(values) / len(values))
 
     def _score(self) -> tuple[ViewScore, ...]:
         views = self.datamanager.fixed_indices_eval_dataloader
@@ -124,5 +162,6 @@ class Lora3DPipeline(VanillaPipeline):
         return self.model
 
     @property
-    def _scene(self) -> PlacedScene:
+    def scene(self) -> PlacedScene:
+        """The calibrated scene that the run works on."""
         return self.datamanager.dataparser.scene

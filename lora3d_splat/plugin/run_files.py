@@ -1,4 +1,4 @@
-"""What a finished run leaves beside nerfstudio's own files: splat, cameras, comparison pictures, the calibration."""
+"""What a finished run leaves beside nerfstudio's own files: splat, cameras, comparison pictures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from lora3d_splat.export.splat import Splat, write_splat_ply
 from lora3d_splat.files import atomic_file
 from lora3d_splat.gaussians.harmonics import rotate_harmonics
 from lora3d_splat.geometry.transforms import opencv_to_opengl, rotation_to_wxyz, wxyz_to_rotation
-from lora3d_splat.outputs import weights_notice, write_notice, write_outputs
+from lora3d_splat.outputs import weights_notice, write_notice
 from lora3d_splat.plugin.camera_poses import optimised_camera_to_worlds
 from lora3d_splat.plugin.dataparser import PlacedScene, nerfstudio_cameras
 from lora3d_splat.plugin.evaluation import ViewScore
 from lora3d_splat.plugin.model import Lora3DSplatModel
 from lora3d_splat.plugin.normalise import Normalisation
+from lora3d_splat.report.run_results import comparison_path
 
 ERROR_GAIN = 3.0
 """A third of full scale shows as white in the error picture."""
@@ -62,25 +63,21 @@ def run_cameras(
 
 
 def write_run_files(folder: Path, model: Lora3DSplatModel, scene: PlacedScene, scores: Sequence[ViewScore]) -> None:
-    """Write splat.ply, cameras.json, comparisons/ and calibration/ into the run's folder."""
+    """Write splat.ply, cameras.json and comparisons/ into the run's folder."""
     calibration = scene.calibration
     write_notice(calibration, folder)
     write_splat_ply(folder / "splat.ply", world_splat(model, scene.normalisation), weights_notice(calibration))
     cameras = run_cameras(model, scene, scores)
     write_scene_json(folder / "cameras.json", calibration.network, calibration.licence, cameras)
     for view, score in zip(scene.heldout or scene.train, scores, strict=True):
-        write_comparison(folder / "comparisons" / f"{_flat_name(view.camera.file)}.png", score)
-    write_outputs(calibration, folder / "calibration", scene.settings)
+        write_comparison(folder / comparison_path(view.camera.file), score)
 
 
 def write_comparison(path: Path, score: ViewScore) -> None:
     """One row: photograph, rendering, rendering after pose alignment, its absolute error (white: a third or more)."""
     error = (score.rendered_aligned - score.photo).abs().mean(dim=-1, keepdim=True) * ERROR_GAIN
-    row = torch.cat([score.photo, score.rendered, score.rendered_aligned, error.expand_as(score.photo)], dim=1)
+    parts = (score.photo, score.rendered, score.rendered_aligned, error.expand_as(score.photo))
+    row = torch.cat(parts, dim=1)
     pixels = (row.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     with atomic_file(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
-
-
-def _flat_name(file: str) -> str:
-    return Path(file).with_suffix("").as_posix().replace("/", "_")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from lora3d_splat.console import CONSOLE
 from lora3d_splat.files import write_text
+from lora3d_splat.memory import peak_memory_bytes
 from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
 from lora3d_splat.metrics.image import NAMES, Value
 from lora3d_splat.plugin.dataparser import PlacedScene
@@ -92,10 +91,8 @@ def print_scores(document: dict[str, Any]) -> None:
 
 def peak_memory() -> dict[str, Any]:
     """Largest resident size of this process, and of CUDA memory where there is a device."""
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if torch.cuda.is_available():
-        return {"cpu": resident, "cuda": torch.cuda.max_memory_allocated()}
-    return {"cpu": resident, "cuda": None, "cuda_reason": "no CUDA device"}
+    peak = peak_memory_bytes()
+    return {**peak} if "cuda" in peak else {**peak, "cuda": None, "cuda_reason": "no CUDA device"}
 
 
 def _plain(values: dict[str, Value]) -> dict[str, Any]:

@@ -1,32 +1,44 @@
-"""The cameras from above, as inline SVG."""
+"""The cameras from above and from the side, as inline SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from typing import Literal
 
 import numpy as np
 
 SIZE, MARGIN = 460.0, 40.0
+Side = Literal["above", "the side"]
 
 
-def camera_plan(T_world_camera: np.ndarray, names: list[str], points_world: np.ndarray) -> str:
-    """An SVG of camera wedges over the scene's points, seen along the cameras' mean down axis.
+def camera_plan(
+    T_world_camera: np.ndarray,
+    names: list[str],
+    points_world: np.ndarray,
+    side: Side = "above",
+    before: np.ndarray | None = None,
+) -> str:
+    """An SVG of camera wedges over the scene's points, seen along the cameras' mean down or sideways axis.
 
-    `T_world_camera` (V, 4, 4) of the registered views, `points_world` (N, 3) a few hundred points to orient oneself.
+    `T_world_camera` (V, 4, 4) of the registered views, `points_world` (N, 3) a few hundred points to orient oneself,
+    `before` (V, 4, 4) where the cameras were at first; NaN where a camera was nowhere.
     """
-    to_plane = _plane(T_world_camera)
+    right, up, back = display_axes(T_world_camera)
+    to_plane = np.stack([right, back] if side == "above" else [-back, -up])
     centres, ahead = T_world_camera[:, :3, 3] @ to_plane.T, T_world_camera[:, :3, 2] @ to_plane.T
     ground = points_world @ to_plane.T
     place = _to_picture(centres, ground)
     dots = "".join(f'<circle class="p" cx="{x:.1f}" cy="{y:.1f}" r="1"/>' for x, y in place(ground))
+    earlier = "" if before is None else _moves(place(before[:, :3, 3] @ to_plane.T), place(centres))
     wedges = "".join(_wedge(*args) for args in zip(place(centres), ahead, names, strict=True))
-    label = f"{len(names)} cameras from above"
-    return f'<svg viewBox="0 0 {SIZE:.0f} {SIZE:.0f}" role="img" aria-label="{label}">{dots}{wedges}</svg>'
+    label = f"{len(names)} cameras from {side}"
+    picture = f'<svg viewBox="0 0 {SIZE:.0f} {SIZE:.0f}" role="img" aria-label="{label}">{dots}{earlier}{wedges}</svg>'
+    return f'<figure class="plan"><figcaption>From {side}</figcaption>{picture}</figure>'
 
 
-def _plane(T_world_camera: np.ndarray) -> np.ndarray:
-    """(2, 3) map to the plane across the mean down axis: x to the cameras' right, y backwards (down in the picture)."""
+def display_axes(T_world_camera: np.ndarray) -> np.ndarray:
+    """(3, 3) rows: to the cameras' right, up, and back towards whoever looks as the cameras do on average."""
     down = T_world_camera[:, :3, 1].mean(axis=0)
     down /= max(float(np.linalg.norm(down)), 1e-12)
     ahead = T_world_camera[:, :3, 2].mean(axis=0)
@@ -34,7 +46,7 @@ def _plane(T_world_camera: np.ndarray) -> np.ndarray:
     if np.linalg.norm(ahead) < 1e-6:  # cameras all around: any direction will do
         ahead = np.cross(down, [1.0, 0.0, 0.0] if abs(down[0]) < 0.9 else [0.0, 0.0, 1.0])
     ahead = ahead / np.linalg.norm(ahead)
-    return np.stack([np.cross(down, ahead), -ahead])
+    return np.stack([np.cross(down, ahead), -down, -ahead])
 
 
 def _to_picture(centres: np.ndarray, ground: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -46,6 +58,16 @@ def _to_picture(centres: np.ndarray, ground: np.ndarray) -> Callable[[np.ndarray
     unit = (SIZE - 2 * MARGIN) / max(float((high - low).max()), 1e-9)
     middle = (low + high) / 2
     return lambda xy: (xy - middle) * unit + SIZE / 2
+
+
+def _moves(before: np.ndarray, after: np.ndarray) -> str:
+    """A ring where a camera was, and the way from there to where it is."""
+    return "".join(
+        f'<line class="m" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>'
+        f'<circle class="m" cx="{x0:.1f}" cy="{y0:.1f}" r="4"/>'
+        for (x0, y0), (x1, y1) in zip(before, after, strict=True)
+        if np.isfinite([x0, y0]).all()
+    )
 
 
 def _wedge(centre: np.ndarray, ahead: np.ndarray, name: str) -> str:
