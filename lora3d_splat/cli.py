@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -50,6 +51,10 @@ class Calibrate:
     """Never touch the network; the environment variable LORA3D_SPLAT_OFFLINE=1 says the same."""
     cache: Path | None = None
     """Folder of finished stages; $LORA3D_SPLAT_CACHE or ~/.cache/lora3d-splat where not given."""
+    preview: bool = False
+    """Show pointmaps, cameras and losses in the browser while they come (needs viser, which nerfstudio brings)."""
+    preview_port: int = 7007
+    """Port of that page; the next free one where it is taken."""
 
     def run(self) -> int:
         from lora3d_splat.files import ensure_writable_folder
@@ -59,11 +64,19 @@ class Calibrate:
 
         config = self.config()
         ensure_writable_folder(self.output, "output folder")
-        calibration = calibrate(self.photos if len(self.photos) != 1 else self.photos[0], config, self.output)
+        with self._watched():
+            calibration = calibrate(self.photos if len(self.photos) != 1 else self.photos[0], config, self.output)
         write_outputs(calibration, self.output, config)
         print_rows(calibration)
         note(calibration_tree(self.output))
         return 0
+
+    def _watched(self) -> AbstractContextManager[object]:
+        if not self.preview:
+            return nullcontext()
+        from lora3d_splat.preview.server import previewing
+
+        return previewing(self.preview_port)
 
     def config(self) -> CalibrationConfig:
         """The settings of the calibration, those not given left at their defaults."""

@@ -24,6 +24,7 @@ ORDER = (
     ("metrics", "rasterize", "gaussians", "synthetic"),
     ("export", "pretraining"),
     ("report",),
+    ("preview",),
     ("self_calibration",),
     ("doctor", "outputs", "demo"),
     ("cli",),
@@ -42,6 +43,7 @@ ONLY_IN = {
     "gsplat": ("lora3d_splat/rasterize/",),
     "numba": ("lora3d_splat/rasterize/", "lora3d_splat/synthetic/"),
     "ray": ("lora3d_splat/batch.py",),
+    "viser": ("lora3d_splat/preview/", "viewer_ext/"),
 }
 """Third-party packages and the only places that may import them."""
 

@@ -49,13 +49,18 @@ def world_splat(model: Lora3DSplatModel, frame: Normalisation) -> Splat:
     )
 
 
+def optimised_cameras(model: Lora3DSplatModel, scene: PlacedScene) -> tuple[PhotographCamera, ...]:
+    """Training cameras as optimised, in the world frame and the photographs' pixels."""
+    cameras = nerfstudio_cameras(scene.train, scene.normalisation, indexed=True)
+    poses = scene.normalisation.T_world_camera(optimised_camera_to_worlds(model.camera_optimizer, cameras))
+    return tuple(replace(v.camera, T_world_camera=pose.numpy()) for v, pose in zip(scene.train, poses, strict=True))
+
+
 def run_cameras(
     model: Lora3DSplatModel, scene: PlacedScene, scores: Sequence[ViewScore]
 ) -> tuple[PhotographCamera, ...]:
     """Training cameras as optimised and held-out ones as aligned, in the world frame and the photographs' pixels."""
-    cameras = nerfstudio_cameras(scene.train, scene.normalisation, indexed=True)
-    train = scene.normalisation.T_world_camera(optimised_camera_to_worlds(model.camera_optimizer, cameras))
-    placed = [replace(v.camera, T_world_camera=pose.numpy()) for v, pose in zip(scene.train, train, strict=True)]
+    placed = list(optimised_cameras(model, scene))
     for view, score in zip(scene.heldout, scores if scene.heldout else (), strict=True):
         pose = opencv_to_opengl(score.pose.T_world_camera)[None, :3]
         placed.append(replace(view.camera, T_world_camera=scene.normalisation.T_world_camera(pose)[0].numpy()))

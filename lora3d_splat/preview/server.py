@@ -1,0 +1,193 @@
+"""A calibration watched in the browser while it runs: pointmaps appear, cameras move, losses fall."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lora3d_splat.console import note
+from lora3d_splat.errors import MissingPartError
+from lora3d_splat.passes import pass_points
+from lora3d_splat.preview.drawing import AFTER, Frame, Frustum, add_frustum, add_points
+from lora3d_splat.records import CalibrationPass, PairPrediction, View
+from lora3d_splat.watch import Watcher, watching
+
+DEFAULT_PORT = 7007
+"""nerfstudio's."""
+POINTS_PER_VIEW = 4_000
+POINT_LIMIT = 80_000
+DEPTH = 3.0
+"""Median depth of what is shown, browser units."""
+SECONDS_BETWEEN = 0.2
+"""Least time between two messages of one kind; more would only keep the network busy."""
+PATIENCE = 5.0
+"""Seconds that the port may take to come free."""
+
+
+class Preview(Watcher):
+    """A page of its own; every method costs the calibration a few milliseconds at most."""
+
+    def __init__(self, port: int) -> None:
+        import viser
+
+        self._server = viser.ViserServer(port=port, label="Self-calibration", verbose=False)
+        self.port = self._server.get_port()
+        self._server.scene.set_up_direction("-y")
+        self._server.on_client_connect(_greet)
+        gui = self._server.gui
+        self._status = gui.add_markdown("Reading photographs ...")
+        self._bar = gui.add_progress_bar(0.0)
+        self._loss = gui.add_markdown("")
+        self._hint = gui.add_markdown("The viewer of the training takes over this page as soon as there are Gaussians.")
+        self._views: tuple[View, ...] = ()
+        self._best: dict[int, float] = {}
+        self._clouds: dict[str, Any] = {}
+        self._cameras: dict[str, Any] = {}
+        self._frame: Frame | None = None
+        self._losses: list[float] = []
+        self._last: dict[str, float] = {}
+
+    def stop(self) -> None:
+        """Close the page and wait until its port is free."""
+        self._server.stop()
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and _answers(self.port):
+            time.sleep(0.05)
+
+    def photographs(self, views: Sequence[View]) -> None:
+        self._views = tuple(views)
+        self._best.clear()
+        self._clear()
+
+    def progress(self, title: str, done: int, total: int, seconds: float) -> None:
+        if done not in (0, total) and not self._due("progress"):
+            return
+        left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
+        self._status.content = f"**{title}**: {done} of {total}, {seconds:.0f} s{left}"
+        self._bar.value = 100.0 * done / max(total, 1)
+
+    def predicted(self, prediction: PairPrediction) -> None:
+        """The surest pointmap so far of every view, side by side as the cameras see them."""
+        index = prediction.pair.reference
+        sure = float(prediction.confidence_reference.clamp_min(1).log().mean())
+        if index >= len(self._views) or sure <= self._best.get(index, -1.0):
+            return
+        if not self._best:
+            self._clear()
+        self._best[index] = sure
+        image, points = self._views[index].image, prediction.points_reference.numpy()
+        step = max(1, math.ceil((image.shape[0] * image.shape[1] / POINTS_PER_VIEW) ** 0.5))
+        coarse = (slice(step // 2, None, step),) * 2
+        scale = 1.0 / max(float(np.median(points[..., 2])), 1e-9)
+        columns = math.ceil(len(self._views) ** 0.5)
+        row, column = divmod(index, columns)
+        shift = np.array([(column - (columns - 1) / 2) * 1.5, (row - (columns - 1) / 2) * 1.3, 1.0]) / scale
+        frame = Frame(np.eye(3), shift, scale)
+        cloud = points[coarse].reshape(-1, 3)
+        near = cloud[:, 2] * scale < 3
+        rgb = image[coarse].reshape(-1, 3)
+        self._show_cloud(f"/pointmaps/{index}", frame, cloud[near], rgb[near], 0.004 * step)
+
+    def moved(self, name: str, T_world_camera: Tensor, focal: Tensor) -> None:
+        if not self._due("moved"):
+            return
+        poses = T_world_camera.detach().cpu().double().numpy()
+        self._frame = _frame(poses, None)
+        self._show_cameras(poses, focal.detach().cpu().double().numpy(), range(len(poses)))
+
+    def aligned(self, each: CalibrationPass) -> None:
+        poses = each.T_world_camera.numpy()
+        placed = [index for index, registered in enumerate(each.registered) if registered]
+        points = pass_points(each, self._views, POINT_LIMIT)
+        sure = points.chosen(points.calibrated >= np.quantile(points.calibrated, 0.3))
+        depths = np.concatenate([each.depth[index].numpy().ravel() for index in placed])
+        self._frame = _frame(poses[placed], float(np.median(depths[depths > 0])))
+        with self._server.atomic():
+            self._clear()
+            self._show_cloud("/aligned", self._frame, sure.points_world, sure.rgb, 0.012)
+            self._show_cameras(poses, each.focal.numpy(), placed)
+
+    def loss(self, epoch: int, value: float) -> None:
+        self._losses = [*self._losses, value] if epoch else [value]
+        first = f", from {self._losses[0]:.4f} at first" if len(self._losses) > 1 else ""
+        self._loss.content = f"Fine-tuning: loss **{value:.4f}** after epoch {epoch + 1}{first}"
+
+    def _show_cameras(self, poses: np.ndarray, focal: np.ndarray, placed: Sequence[int]) -> None:
+        """Draw the cameras, or move those that are drawn."""
+        assert self._frame is not None
+        for index in placed:
+            name, view = f"/cameras/{index}", self._views[index]
+            if name in self._cameras:
+                self._cameras[name].wxyz, self._cameras[name].position = self._frame.pose(poses[index])
+                continue
+            height, width = view.size
+            each = Frustum(view.file, poses[index], width, height, float(focal[index]), view.image)
+            self._cameras[name] = add_frustum(self._server.scene, name, self._frame, each, AFTER, 0.15)
+
+    def _clear(self) -> None:
+        """By name, since a cloud that is drawn again takes its node over from the older handle."""
+        for handles in (self._clouds, self._cameras):
+            for handle in handles.values():
+                handle.remove()
+            handles.clear()
+
+    def _show_cloud(self, name: str, frame: Frame, points: np.ndarray, rgb: np.ndarray, size: float) -> None:
+        self._clouds[name] = add_points(self._server.scene, name, frame, points, rgb, size)
+
+    def _due(self, kind: str) -> bool:
+        now = time.monotonic()
+        if now - self._last.get(kind, 0.0) < SECONDS_BETWEEN:
+            return False
+        self._last[kind] = now
+        return True
+
+
+@contextmanager
+def previewing(port: int = DEFAULT_PORT) -> Iterator[Preview]:
+    """Show what happens inside the block at http://localhost:PORT, or at the next free port.
+
+    Raises MissingPartError where viser is not installed.
+    """
+    if find_spec("viser") is None:
+        raise MissingPartError("no viser", "viser 0.2.7 or newer, which nerfstudio brings", "pip install viser")
+    preview = Preview(port)
+    note(f"Watch the self-calibration at http://localhost:{preview.port}")
+    try:
+        with watching(preview):
+            yield preview
+    finally:
+        preview.stop()
+
+
+def _frame(poses: np.ndarray, depth: float | None) -> Frame:
+    """The mean camera upright at the origin, looking along z; without a depth, the cameras' spread tells the scale."""
+    left, _, right = np.linalg.svd(poses[:, :3, :3].mean(axis=0))
+    rotation = left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
+    centre = poses[:, :3, 3].mean(axis=0)
+    if depth is None:
+        depth = 3 * max(float(np.abs(poses[:, :3, 3] - centre).max()), 1e-6)
+    return Frame(rotation.T, -rotation.T @ centre, DEPTH / max(depth, 1e-9))
+
+
+def _greet(client: Any) -> None:
+    with client.atomic():
+        client.camera.up_direction = (0.0, -1.0, 0.0)
+        client.camera.position = (1.2, -1.6, -4.2)
+        client.camera.look_at = (0.0, 0.2, 2.0)
+
+
+def _answers(port: int) -> bool:
+    """Whether something listens there; asking also wakes a server that is to close."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.2):
+            return True
+    except OSError:
+        return False
