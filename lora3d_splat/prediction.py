@@ -36,7 +36,8 @@ class PredictionConfig:
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, then faster; pays for many pairs on a GPU."""
     memory: float = 2.0
-    """GiB of predictions kept in memory; where all take more, they lie on disk and are mapped when they are used."""
+    """GiB of predictions kept in memory; where all take more, they lie on disk and are mapped when they are used.
+    As much again may hold what the pairs of a view have in common."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -59,6 +60,7 @@ class PredictionPass:
         if self.config.compile:
             self._encode, self._decode = torch.compile(network.encode), torch.compile(network.decode)
         self._encoded: dict[int, EncodedViews] = {}
+        self._shared_bytes = 0
 
     def encoded(self, indices: Iterable[int]) -> dict[int, EncodedViews]:
         """The named views encoded, as batches of one."""
@@ -106,6 +108,16 @@ class PredictionPass:
             list(self.predict([ImagePair(0, 1)]))
             seconds = time.perf_counter() - start
         return PairCost(total / (count * (count - 1)), seconds)
+
+    def _encode_and_share(self, images: Tensor) -> EncodedViews:
+        """With what the pairs of a view share, for as many views as memory is granted for."""
+        encoded = self._quietly(self._encode, images)
+        share = getattr(self.network, "share", None)
+        if share is None or self._shared_bytes >= self.config.memory * GIB:
+            return encoded
+        encoded = self._quietly(share, encoded)
+        self._shared_bytes += 0 if encoded.detail is None else encoded.detail.nbytes
+        return encoded
 
     def _quietly(self, work: Callable[..., Result], *inputs: object) -> Result:
         """Without gradients, in the pass's arithmetic."""

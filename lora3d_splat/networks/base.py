@@ -20,7 +20,7 @@ class EncodedViews:
     positions: Tensor
     """(B, N, 2) integer (row, column) of each token"""
     detail: Tensor | None = None
-    """(B, C, h, w) finer features of networks that have them"""
+    """(B, ...) whatever else a network keeps: finer features, or what all pairs of a view share"""
 
     def select(self, indices: Tensor) -> EncodedViews:
         """The views at `indices` (K,), repeats allowed."""
@@ -29,13 +29,13 @@ class EncodedViews:
 
     @staticmethod
     def stack(parts: list[EncodedViews]) -> EncodedViews:
-        """Concatenate batches of equal image size."""
+        """Concatenate batches of equal image size; details go where some have none."""
         details = [part.detail for part in parts if part.detail is not None]
         return EncodedViews(
             parts[0].size,
             torch.cat([part.tokens for part in parts]),
             torch.cat([part.positions for part in parts]),
-            torch.cat(details) if details else None,
+            torch.cat(details) if len(details) == len(parts) else None,
         )
 
 

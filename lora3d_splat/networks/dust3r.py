@@ -8,6 +8,7 @@ calling the network also serves the landscape layout in which training batches m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from lora3d_splat.errors import InputError
 from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.networks.dust3r_config import Dust3RConfig
-from lora3d_splat.networks.heads import HEADS, DescriptorHead
+from lora3d_splat.networks.heads import HEADS, DescriptorHead, DptHead
 from lora3d_splat.networks.landscape import Maps, embed_stored, stored_maps
 from lora3d_splat.networks.layers import (
     LORA_TARGETS,
@@ -85,14 +86,25 @@ class Dust3R(nn.Module):
         tokens, positions = self.encode_tokens(*self.patch_embed(images))
         return EncodedViews((images.shape[2], images.shape[3]), tokens, positions)
 
+    def share(self, encoded: EncodedViews) -> EncodedViews:
+        """The same views with what every pair of one computes alike, for either side; it is large."""
+        heads = [head for head in (self.downstream_head1, self.downstream_head2) if isinstance(head, DptHead)]
+        if not heads:
+            return encoded
+        grid = encoded.size[0] // self.patch_size, encoded.size[1] // self.patch_size
+        with torch.autocast(encoded.tokens.device.type, enabled=False):
+            return replace(encoded, detail=torch.cat([head.share(encoded.tokens.float(), *grid) for head in heads], 1))
+
     def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
         """Decode B pairs of upright images; both pointmaps are in the reference camera's frame.
 
         Descriptors, which cost half as much again as the decoder, are left to the full call.
         """
         streams = self.decode_tokens(reference.tokens, reference.positions, other.tokens, other.positions)
-        first = self._upright(self.downstream_head1, streams[0], reference.size, False)
-        second = self._upright(self.downstream_head2, streams[1], other.size, False)
+        as_first = None if reference.detail is None else reference.detail.chunk(2, dim=1)[0]
+        as_second = None if other.detail is None else other.detail.chunk(2, dim=1)[1]
+        first = self._upright(self.downstream_head1, streams[0], reference.size, False, as_first)
+        second = self._upright(self.downstream_head2, streams[1], other.size, False, as_second)
         return PairOutput(first["points"], _confidence(first), second["points"], _confidence(second))
 
     def forward(self, view1: ViewInput, view2: ViewInput) -> tuple[Maps, Maps]:
@@ -147,13 +159,15 @@ class Dust3R(nn.Module):
             return stored_maps(lambda part, size: self._upright(head, part, size, True), stream, true_shape)
         return self._upright(head, stream, _common_shape(true_shape), True)
 
-    def _upright(self, head: nn.Module, stream: list[Tensor], size: tuple[int, int], describe: bool) -> Maps:
+    def _upright(
+        self, head: nn.Module, stream: list[Tensor], size: tuple[int, int], describe: bool, shared: Tensor | None = None
+    ) -> Maps:
         """Maps of upright images of one size (H, W). Heads run in float32, also below a trunk in mixed precision."""
         config = self.config
         grid = size[0] // self.patch_size, size[1] // self.patch_size
         with torch.autocast(stream[0].device.type, enabled=False):
             stream = [tokens.float() for tokens in stream]
-            maps = points_and_confidence(head(stream, *grid), config.depth_mode, config.conf_mode)
+            maps = points_and_confidence(head(stream, *grid, shared), config.depth_mode, config.conf_mode)
             if describe and isinstance(head, DescriptorHead):
                 mode = config.desc_conf_mode or config.conf_mode
                 maps |= descriptors(head.descriptors(stream, *grid), config.descriptor_width or 0, mode)

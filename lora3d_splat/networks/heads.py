@@ -25,8 +25,8 @@ class LinearHead(nn.Module):
         self.patch = config.patch_size
         self.proj = nn.Linear(config.dec_embed_dim, point_channels(config) * self.patch**2)
 
-    def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
-        """(B, rows * columns, D) -> (B, C, rows * patch, columns * patch)"""
+    def forward(self, tokens: Sequence[Tensor], rows: int, columns: int, shared: Tensor | None = None) -> Tensor:
+        """(B, rows * columns, D) -> (B, C, rows * patch, columns * patch); nothing is shared."""
         return patches_to_pixels(self.proj(tokens[-1]), rows, columns, self.patch)
 
 
@@ -39,9 +39,13 @@ class DptHead(nn.Module):
         self.hooks = (0, 2 * depth // 4, 3 * depth // 4, depth)
         self.dpt = Dpt((config.enc_embed_dim, *[config.dec_embed_dim] * 3), point_channels(config))
 
-    def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
-        """(B, rows * columns, E or D) each -> (B, C, 16 rows, 16 columns)"""
-        return self.dpt([tokens[hook] for hook in self.hooks], rows, columns)
+    def share(self, encoded: Tensor, rows: int, columns: int) -> Tensor:
+        """What depends on the encoder's tokens alone and serves all pairs of a view: (B, FEATURES, 4 rows, 4 columns)."""
+        return self.dpt.finest(encoded, rows, columns)
+
+    def forward(self, tokens: Sequence[Tensor], rows: int, columns: int, shared: Tensor | None = None) -> Tensor:
+        """(B, rows * columns, E or D) each -> (B, C, 16 rows, 16 columns); `shared` is computed where not given."""
+        return self.dpt([tokens[hook] for hook in self.hooks], rows, columns, shared)
 
 
 class DescriptorHead(DptHead):

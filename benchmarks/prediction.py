@@ -1,0 +1,169 @@
+"""All ordered pairs of a few images through a full-size network, against a naive run in the same process.
+
+    OMP_NUM_THREADS=2 python benchmarks/prediction.py [--naive-pairs N] [--compile] [--device cuda]
+
+DUSt3R 512 with the DPT head, weights by the recipe of the tests; complete graph of 4 images of 512x384. The naive run
+decodes one pair after another, encodes both images of each, and computes attention (unfused) and the head as they are
+defined, in float32. Differences are relative to the naive points (median over pixels, and largest over the norm).
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import torch
+import torch.nn.functional as F
+from dust3r_recipe import FULL, random_view, recipe_tensor
+from rich.table import Table
+from torch import Tensor
+
+from lora3d_splat.console import CONSOLE, note
+from lora3d_splat.memory import keep_freed_memory
+from lora3d_splat.networks import build_network
+from lora3d_splat.networks.dpt import Dpt, Fusion, double
+from lora3d_splat.pairs import complete_pairs
+from lora3d_splat.precision import CPU_FLAGS
+from lora3d_splat.prediction import PredictionConfig, PredictionPass, images_tensor
+from lora3d_splat.records import ImagePair, PairPrediction, View
+
+Answers = dict[ImagePair, tuple[Tensor, Tensor]]
+
+
+def full_size_network(head: str) -> torch.nn.Module:
+    """DUSt3R as published, with weights by the recipe."""
+    network = build_network("dust3r", **FULL, head_type=head)
+    with torch.no_grad():
+        for key, value in network.state_dict().items():
+            value.copy_(recipe_tensor(key, tuple(value.shape)))
+    return network.requires_grad_(False)
+
+
+def unfused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As it is defined: the matrix of all weights."""
+    return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, dim=-1) @ v
+
+
+def defined_fusion(self: Fusion, z: Tensor, finer: Tensor | None = None) -> Tensor:
+    """As it is defined: the convolution last."""
+    z = z if finer is None else z + self.resConfUnit1(finer)
+    return self.out_conv(double(self.resConfUnit2(z)))
+
+
+def defined_head(self: Dpt, tokens: list[Tensor], rows: int, columns: int, finest: Tensor | None = None) -> Tensor:
+    """As it is defined: everything for every pair, enlarged maps convolved at their size."""
+    grids = [part.transpose(1, 2).unflatten(2, (rows, columns)) for part in tokens]
+    levels = [reassemble(grid) for reassemble, grid in zip(self.act_postprocess, grids, strict=True)]
+    s0, s1, s2, s3 = (layer(level) for layer, level in zip(self.scratch.layer_rn, levels, strict=True))
+    z = self.scratch.refinenet4(s3)[..., :rows, :columns]
+    return self.head(self.scratch.refinenet1(self.scratch.refinenet2(self.scratch.refinenet3(z, s2), s1), s0))
+
+
+@contextmanager
+def naively() -> Iterator[None]:
+    """Inside it the network computes what its definition says, step by step."""
+    with (
+        patch.object(F, "scaled_dot_product_attention", unfused_attention),
+        patch.object(Fusion, "forward", defined_fusion),
+        patch.object(Dpt, "forward", defined_head),
+        torch.inference_mode(),
+    ):
+        yield
+
+
+def naive_run(network: torch.nn.Module, views: list[View], pairs: list[ImagePair], device: str) -> Answers:
+    """One pair after another."""
+    answers = {}
+    for pair in pairs:
+        images = [{"img": images_tensor([views[index]], device)} for index in (pair.reference, pair.other)]
+        first, second = network(*images)
+        answers[pair] = (first["pts3d"][0].cpu(), second["pts3d_in_other_view"][0].cpu())
+    return answers
+
+
+def fast_run(network: torch.nn.Module, views: list[View], pairs: list[ImagePair], config: PredictionConfig) -> Answers:
+    """As the program does it."""
+    found: Iterator[PairPrediction] = PredictionPass(network, views, config).predict(pairs)  # type: ignore[arg-type]
+    return {item.pair: (item.points_reference, item.points_other) for item in found}
+
+
+def timed(run: Callable[[], Answers]) -> tuple[Answers, float]:
+    began = time.perf_counter()
+    answers = run()
+    return answers, time.perf_counter() - began
+
+
+def difference(answers: Answers, truth: Answers) -> str:
+    """Median and largest error of the points both have."""
+    pairs = answers.keys() & truth.keys()
+    found, exact = (
+        torch.cat([part.reshape(-1, 3) for pair in pairs for part in each[pair]]) for each in (answers, truth)
+    )
+    error = (found - exact).norm(dim=-1) / exact.norm(dim=-1)
+    return f"{float(error.median()):.1e}, {float((found - exact).norm(dim=-1).max() / exact.norm(dim=-1).median()):.1e}"
+
+
+def peak(device: str) -> str:
+    """Largest memory so far."""
+    if device.startswith("cuda"):
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+
+
+def hardware() -> str:
+    """The processor, and which instructions for bfloat16 it has."""
+    text = Path("/proc/cpuinfo").read_text()
+    model = next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
+    found = [flag for flag in CPU_FLAGS if flag in text]
+    return f"{model}, {torch.get_num_threads()} threads, bfloat16 by {', '.join(found) or 'nothing'}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--size", type=int, nargs=2, default=(384, 512), help="height and width")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--naive-pairs", type=int, help="time only so many naive pairs, and scale")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--head", default="dpt")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--compile", action="store_true", help="compile the fast runs; the first, untimed one warms up")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    views = [random_view(index, tuple(options.size)) for index in range(options.images)]
+    pairs = list(complete_pairs(options.images))
+    network = full_size_network(options.head).to(options.device)
+    note(hardware() if options.device == "cpu" else torch.cuda.get_device_name())
+    note(f"{len(pairs)} ordered pairs of {options.images} images; weights loaded, peak {peak(options.device)}")
+    runs: dict[str, tuple[Answers, float, str]] = {}
+    for precision in options.precisions:
+        config = PredictionConfig(options.batch_size, precision, options.compile)
+        if options.compile or options.device != "cpu":
+            fast_run(network, views, pairs, config)
+        runs[precision] = (*timed(lambda c=config: fast_run(network, views, pairs, c)), peak(options.device))
+        note(f"{precision}: {runs[precision][1]:.1f} s, peak so far {runs[precision][2]}")
+    chosen = pairs[: options.naive_pairs]
+    with naively():
+        truth, seconds = timed(lambda: naive_run(network, views, chosen, options.device))
+    naive = seconds * len(pairs) / len(chosen)
+    scaled = "" if len(chosen) == len(pairs) else f" ({len(chosen)} pairs took {seconds:.1f} s, scaled to {len(pairs)})"
+    table = Table("run", "seconds", "a pair", "times faster", "peak so far", "median, largest difference")
+    for name, (answers, taken, memory) in runs.items():
+        row = (f"{taken:.1f}", f"{taken / len(pairs):.2f}", f"{naive / taken:.2f}", memory, difference(answers, truth))
+        table.add_row(name, *row)
+    table.add_row(f"naive{scaled}", f"{naive:.1f}", f"{naive / len(pairs):.2f}", "1", peak(options.device), "")
+    CONSOLE.print(table)
+
+
+if __name__ == "__main__":
+    main()
