@@ -61,12 +61,13 @@ TINY = {
     "dec_num_heads": 2,
 }
 TINY_DPT = TINY | {"head_type": "dpt", "dec_depth": 12}
-TINY_MAST3R = TINY_DPT | {
+DESCRIPTORS = {
     "head_type": "catmlp+dpt",
     "output_mode": "pts3d+desc24",
     "two_confs": True,
     "desc_conf_mode": ("exp", 0, math.inf),
 }
+TINY_MAST3R = TINY_DPT | DESCRIPTORS
 FULL = {
     "pos_embed": "RoPE100",
     "img_size": (512, 512),

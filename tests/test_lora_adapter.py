@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from dust3r_recipe import TINY, random_view, recipe_network
+from dust3r_recipe import DESCRIPTORS, FULL, TINY, TINY_DPT, TINY_MAST3R, random_view, recipe_network
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lora3d_splat.errors import CheckpointError, InputError
@@ -23,6 +25,7 @@ from lora3d_splat.lora.adapter import (
     save_adapter,
     unmerge,
 )
+from lora3d_splat.networks import build_network
 from lora3d_splat.networks.base import PointmapNetwork
 from lora3d_splat.networks.dust3r import Dust3R
 from lora3d_splat.prediction import images_tensor
@@ -83,9 +86,20 @@ def test_start_depends_on_the_seed_alone():
     assert not torch.equal(states[0][key], states[2][key])
 
 
-def test_merged_equals_unmerged():
+@pytest.mark.parametrize("head", [{}, {"head_type": "dpt"}, DESCRIPTORS], ids=["linear", "dpt", "mast3r"])
+def test_full_size_adapters_have_the_published_size(head):
+    """Rank 16 on the attention inputs: 4,521,984 parameters, 18.1 MB in float32; on the meta device."""
+    with torch.device("meta"):
+        network = inject(build_network("mast3r" if "output_mode" in head else "dust3r", **FULL, **head))
+    parameters = [parameter for _, parameter in adapter_parameters(network)]
+    assert sum(parameter.numel() for parameter in parameters) == 4_521_984
+    assert sum(parameter.nbytes for parameter in parameters) / 1e6 == pytest.approx(18.1, abs=0.05)
+
+
+@pytest.mark.parametrize("arguments", [TINY, TINY_DPT, TINY_MAST3R], ids=["linear", "dpt", "mast3r"])
+def test_merged_equals_unmerged(arguments):
     """W + alpha / rank B A gives the same answers to 1e-5, and unmerging returns to them."""
-    network = trained(inject(recipe_network(), LoraConfig(rank=4, alpha=8)))
+    network = trained(inject(recipe_network(arguments), LoraConfig(rank=4, alpha=8)))
     apart = answer(network)
     torch.testing.assert_close(answer(merge(network)), apart, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(answer(unmerge(network)), apart, atol=1e-5, rtol=1e-5)
@@ -124,8 +138,11 @@ def test_the_folder_is_in_pefts_layout(tmp_path):
     network = trained(inject(recipe_network(), LoraConfig(rank=4, alpha=8)))
     folder = save_adapter(network, tmp_path / "adapter")
     assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as stored:
+        assert stored.metadata() == {"format": "pt", "base_model": "tiny", "base_model_licence": network.licence}
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 4, 8)
+    assert settings["base_model_name_or_path"] == "tiny"
     assert settings["target_modules"] == ["projk", "projq", "projv", "qkv"]
     base = recipe_network()
     PeftModel.from_pretrained(base, str(folder))
@@ -136,8 +153,9 @@ def test_unusable_adapters_are_refused(tmp_path):
     """No folder, a damaged file, and an adapter of another network raise CheckpointError; the base stays usable."""
     base = recipe_network()
     before = answer(base)
-    with pytest.raises(CheckpointError, match="calibrate again"):
-        load_adapter(base, tmp_path / "absent")
+    for absent in (tmp_path / "absent", Path("out/adapter")):  # the second could be the id of a model on the hub
+        with pytest.raises(CheckpointError, match=r"no adapter_config\.json.*calibrate again"):
+            load_adapter(base, absent)
     folder = save_adapter(inject(recipe_network(), LoraConfig(rank=4)), tmp_path / "adapter")
     stored = load_file(folder / "adapter_model.safetensors")
     save_file({key: value[..., :3].contiguous() for key, value in stored.items()}, folder / "adapter_model.safetensors")

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from dust3r_recipe import FULL, TINY, TINY_DPT, TINY_MAST3R, random_images, recipe_network
+from dust3r_recipe import DESCRIPTORS, FULL, TINY, TINY_DPT, TINY_MAST3R, random_images, recipe_network
 
 from lora3d_splat.errors import CheckpointError, InputError
 from lora3d_splat.networks import build_network
@@ -20,9 +20,6 @@ from lora3d_splat.networks.postprocess import descriptors, points_and_confidence
 
 HEADS = {"linear": TINY, "dpt": TINY_DPT, "mast3r": TINY_MAST3R}
 LAYOUT = {"landscape_only": True, "patch_embed_cls": "ManyAR_PatchEmbed"}
-DESCRIPTORS = {
-    "head_type": "catmlp+dpt", "output_mode": "pts3d+desc24", "two_confs": True, "desc_conf_mode": ("exp", 0, math.inf)
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import json
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ def _disagreeing(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[st
     first: dict[int, Tensor] = {}
     for key, value in state.items():
         first.setdefault(id(wanted[key]), value)
-    return [key for key, value in state.items() if not torch.equal(value, first[id(wanted[key])])]
+    others = [key for key, value in state.items() if value is not first[id(wanted[key])]]
+    return [key for key in others if not torch.equal(state[key], first[id(wanted[key])])]
 
 
 def _checkpoint_file(path: Path) -> Path:
@@ -153,17 +155,20 @@ def _stranger(file: Path) -> str | None:
 
 
 def _read_pth(file: Path) -> tuple[dict[str, Tensor], Dust3RConfig]:
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as container:
-            if (damaged := container.testzip()) is not None:  # torch does not look at the checksums that it writes
-                raise ValueError(f"the checksum of its part {damaged} is wrong")
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is no PyTorch file, or not a whole one")
+    with zipfile.ZipFile(file) as container:
+        if (damaged := container.testzip()) is not None:  # torch writes checksums, but does not look at them
+            raise ValueError(f"the checksum of its part {damaged} is wrong")
     torch.serialization.add_safe_globals([argparse.Namespace])
-    content = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError("it holds more than tensors and settings; nothing else in it is read or run") from error
     settings = getattr(content.get("args"), "model", None) if isinstance(content, dict) else None
     if not isinstance(settings, str) or not isinstance(content.get("model"), dict):
         raise ValueError("it lacks the entries 'model' and 'args' of the DUSt3R family")
-    model, arguments = parse_constructor(settings)
-    return _tensors(content["model"]), Dust3RConfig.from_arguments(arguments, model)
+    return _tensors(content["model"]), _settings(file, lambda: _constructed(settings))
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], Dust3RConfig]:
@@ -171,16 +176,32 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], Dust3RConfig]:
     if not config.is_file():
         raise CheckpointError(f"{file} without {CONFIG} beside it", ACCEPTED, f"put the {CONFIG} of the network there")
     checksums.verify(config)
-    settings: Any = json.loads(config.read_text(encoding="utf-8"))
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        settings = None
     if not isinstance(settings, dict):
-        raise ValueError(f"{CONFIG} holds no settings")
-    return state, Dust3RConfig.from_arguments(settings)
+        raise CheckpointError(f"{config}, which holds no settings", "a JSON object", f"get the {CONFIG} again")
+    return state, _settings(config, lambda: Dust3RConfig.from_arguments(settings))
+
+
+def _constructed(settings: str) -> Dust3RConfig:
+    model, arguments = parse_constructor(settings)
+    return Dust3RConfig.from_arguments(arguments, model)
+
+
+def _settings(file: Path, read: Callable[[], Dust3RConfig]) -> Dust3RConfig:
+    """The settings, or an error that names their file."""
+    try:
+        return read()
+    except CheckpointError as error:
+        raise CheckpointError(f"{file} with {error.found}", error.accepted, error.remedy) from error
 
 
 def _tensors(stored: dict[str, Any]) -> dict[str, Tensor]:
     odd = [str(key) for key, value in stored.items() if not isinstance(value, Tensor) or not value.is_floating_point()]
     if odd or not all(isinstance(key, str) for key in stored):
-        raise ValueError(f"its entry {odd[:1] or 'names'} is no tensor of real numbers")
+        raise ValueError(f"{odd[0] if odd else 'an entry without a name'} in it is no tensor of real numbers")
     return dict(stored)
 
 
