@@ -15,7 +15,7 @@ import torch
 from dust3r_recipe import recipe_tensor
 
 from lora3d_splat.networks import build_network
-from lora3d_splat.networks.dpt import Dpt
+from lora3d_splat.networks.dpt import Dpt, double
 from lora3d_splat.networks.dust3r import Dust3R
 
 SPEC = Path(__file__).parents[1].parent / "shared" / "spec"
@@ -70,18 +70,19 @@ def test_state_dict_is_that_of_the_public_checkpoint(name):
 
 
 @pytest.mark.parametrize("name", FIXTURES)
-def test_published_numbers_are_reproduced(name):
+@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
+def test_published_numbers_are_reproduced(name, gradients):
     """Every array agrees to 1e-4 + 1e-4 |reference|: positions, encoder, decoder, inside the heads, and outputs."""
     with np.load(SPEC / "fixtures" / f"{name}.npz") as file:
         fixture = {key: file[key] for key in file.files}
     meta = json.loads(str(fixture.pop("meta_json")))
     network = recipe_weights(meta)
     views = [fixture_view(fixture, number) for number in (1, 2)]
-    with torch.no_grad(), recorded(network) as got:
+    with torch.set_grad_enabled(gradients), recorded(network) as got:
         outputs = enumerate(network(*views), 1)
         got |= {f"out{number}_{key}": value for number, out in outputs for key, value in out.items()}
     for key, expected in fixture.items():
-        np.testing.assert_allclose(got[key].numpy(), expected, atol=1e-4, rtol=1e-4, err_msg=key)
+        np.testing.assert_allclose(got[key].detach().numpy(), expected, atol=1e-4, rtol=1e-4, err_msg=key)
     assert {key for key in got if key.startswith("out")} == {key for key in fixture if key.startswith("out")}
 
 
@@ -132,7 +133,10 @@ def watch_head(network: Dust3R, number: int, got: dict[str, torch.Tensor]) -> li
     def noting(key: str, stride: int) -> Any:
         return lambda module, inputs, output: got.__setitem__(key, output[:, ::stride])
 
-    handles = [dpt.register_forward_hook(noting(f"raw{number}", 1))]
+    def last_fusion(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        got[f"dpt{number}_fuse1_c16"] = double(output[:, ::16])  # its enlargement is left to what comes after
+
+    handles = [dpt.register_forward_hook(noting(f"raw{number}", 1)), dpt.scratch.register_forward_hook(last_fusion)]
     for level in (1, 2, 3, 4):
         layer, fusion = getattr(dpt.scratch, f"layer{level}_rn"), getattr(dpt.scratch, f"refinenet{level}")
         handles.append(layer.register_forward_hook(noting(f"dpt{number}_layer{level}_c16", 16)))

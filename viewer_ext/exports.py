@@ -9,7 +9,7 @@ from pathlib import Path
 from lora3d_splat.errors import InputError
 from lora3d_splat.export.ply import write_points_ply
 from lora3d_splat.export.splat import write_splat_ply
-from lora3d_splat.outputs import FORMATS, export_scene, write_report
+from lora3d_splat.outputs import FORMATS, export_scene, weights_notice, write_notice, write_report
 from lora3d_splat.passes import PassPoints
 from lora3d_splat.plugin.model import Lora3DSplatModel
 from lora3d_splat.plugin.pipeline import Lora3DPipeline
@@ -22,7 +22,8 @@ Written = tuple[Path, ...]
 
 def _gaussians(pipeline: Lora3DPipeline, run: Path, _: PassPoints | None) -> Written:
     path = run / FOLDER / "splat.ply"
-    write_splat_ply(path, world_splat(_model(pipeline), pipeline.scene.normalisation))
+    notice = weights_notice(pipeline.scene.calibration)
+    write_splat_ply(path, world_splat(_model(pipeline), pipeline.scene.normalisation), notice)
     return (path,)
 
 
@@ -30,7 +31,7 @@ def _points(pipeline: Lora3DPipeline, run: Path, points: PassPoints | None) -> W
     if points is None or not len(points.points_world):
         raise InputError("no point above the threshold", "at least one", "lower the threshold")
     path = run / FOLDER / "points.ply"
-    write_points_ply(path, points.points_world, points.rgb)
+    write_points_ply(path, points.points_world, points.rgb, weights_notice(pipeline.scene.calibration))
     return (path,)
 
 
@@ -38,6 +39,7 @@ def _cameras(form: str) -> Callable[[Lora3DPipeline, Path, PassPoints | None], W
     """The training cameras as optimised, in one of the formats of `ns-lora3d export`."""
 
     def write(pipeline: Lora3DPipeline, run: Path, _: PassPoints | None) -> Written:
+        write_notice(pipeline.scene.calibration, run / FOLDER)
         scene = export_scene(pipeline.scene.calibration)
         optimised = {camera.file: camera for camera in optimised_cameras(_model(pipeline), pipeline.scene)}
         cameras = tuple(optimised.get(camera.file, camera) for camera in scene.cameras)

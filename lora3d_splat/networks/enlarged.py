@@ -27,7 +27,7 @@ def convolve_enlarged(
     No gradients; the result lies in channels-last memory.
     """
     batch, _, rows, columns = x.shape
-    down, across = banded(rows), banded(columns)
+    down, across = banded(rows).to(x), banded(columns).to(x)
     padded = _padded(x, len(down), len(across))
     # One matrix (C, 3 D) for each row of the kernel.
     taps = weight.permute(2, 1, 3, 0).flatten(2).contiguous()
@@ -48,7 +48,7 @@ def convolve_enlarged(
 
 @lru_cache(maxsize=64)
 def banded(size: int) -> Tensor:
-    """(bands, 2 BAND, 3, BAND + 2): from `size` small positions to twice as many, for the three taps of a kernel.
+    """(bands, 2 BAND, 3, BAND + 2) float64: from `size` small positions to twice as many, for three taps.
 
     Entry [k, i, t, j] is the share that position BAND k + j - 1 of the small map has in what tap t of the kernel sees
     from position 2 BAND k + i of the large one; nothing where either lies outside of its map.
@@ -61,7 +61,7 @@ def banded(size: int) -> Tensor:
     shifted = torch.stack([seen[tap : tap + 2 * BAND * bands] for tap in range(3)], dim=1)
     shifted[2 * size :] = 0
     blocks = [shifted[2 * BAND * k : 2 * BAND * (k + 1), :, BAND * k : BAND * (k + 1) + 2] for k in range(bands)]
-    return torch.stack(blocks).float()
+    return torch.stack(blocks)
 
 
 def _padded(x: Tensor, down: int, across: int) -> Tensor:
