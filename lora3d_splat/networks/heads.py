@@ -40,7 +40,7 @@ class DptHead(nn.Module):
         self.dpt = Dpt((config.enc_embed_dim, *[config.dec_embed_dim] * 3), point_channels(config))
 
     def share(self, encoded: Tensor, rows: int, columns: int) -> Tensor:
-        """What depends on the encoder's tokens alone and serves all pairs of a view: (B, FEATURES, 4 rows, 4 columns)."""
+        """What all pairs of a view share, as it depends on the encoder's tokens alone: (B, C, 4 rows, 4 columns)."""
         return self.dpt.finest(encoded, rows, columns)
 
     def forward(self, tokens: Sequence[Tensor], rows: int, columns: int, shared: Tensor | None = None) -> Tensor:
