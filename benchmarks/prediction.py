@@ -103,12 +103,12 @@ def timed(run: Callable[[], Answers]) -> tuple[Answers, float]:
 
 def difference(answers: Answers, truth: Answers) -> str:
     """Median and largest error of the points both have."""
-    pairs = answers.keys() & truth.keys()
+    pairs = [pair for pair in truth if pair in answers]
     found, exact = (
         torch.cat([part.reshape(-1, 3) for pair in pairs for part in each[pair]]) for each in (answers, truth)
     )
-    error = (found - exact).norm(dim=-1) / exact.norm(dim=-1)
-    return f"{float(error.median()):.1e}, {float((found - exact).norm(dim=-1).max() / exact.norm(dim=-1).median()):.1e}"
+    error, size = (found - exact).norm(dim=-1), exact.norm(dim=-1)
+    return f"{float((error / size).median()):.1e}, {float(error.max() / size.median()):.1e}"
 
 
 def peak(device: str) -> str:

@@ -65,9 +65,7 @@ class PredictionPass:
     def encoded(self, indices: Iterable[int]) -> dict[int, EncodedViews]:
         """The named views encoded, as batches of one."""
         missing = sorted(set(indices) - self._encoded.keys())
-        self._encoded |= encode_each(
-            lambda images: self._quietly(self._encode, images), self.views, missing, self.device
-        )
+        self._encoded |= encode_each(self._encode_and_share, self.views, missing, self.device)
         return self._encoded
 
     def similarity(self) -> Tensor:
