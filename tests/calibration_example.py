@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from lora3d_splat.alignment.judge import world_points
 from lora3d_splat.geometry.transforms import se3_exp
+from lora3d_splat.passes import judge_reliability, summarise
 from lora3d_splat.records import (
     AlignedScene,
     CalibratedConfidence,
     Calibration,
     CalibrationRow,
     ImagePair,
+    PairPrediction,
     PixelAffine,
     View,
 )
@@ -53,6 +57,25 @@ def make_calibration(
     confidence = CalibratedConfidence(
         tuple((trust[pair.reference], trust[pair.other]) for pair in pairs), trust, tuple(each + 0.5 for each in trust)
     )
+    maps = [world_points(scene, index) for index in range(count)]
+    noisy = [points + 0.02 * torch.randn(points.shape, generator=torch.Generator().manual_seed(7)) for points in maps]
+    placed = tuple(pair for pair in pairs if lost not in (pair.reference, pair.other))
+    positions = [pairs.index(pair) for pair in placed]
+    taking_part = replace(
+        scene, pairs=placed, T_world_pair=scene.T_world_pair[positions], pair_scale=scene.pair_scale[positions]
+    )
+    predictions = [PairPrediction(p, noisy[p.reference], trust[0] + 1, maps[p.other], trust[0] + 1) for p in placed]
+    passes = tuple(
+        summarise(
+            name,
+            views,
+            taking_part,
+            confidence,
+            predictions,
+            judge_reliability(taking_part, confidence, predictions, unseen=False),
+        )
+        for name in ("plain alignment", "robust alignment")
+    )
     poses = tuple(tuple(pose.flatten().tolist()) for pose in scene.T_world_camera)
     calibration_rows = (
         CalibrationRow("plain alignment", 0.03, 0.04, 120.0, 0.7, sum(registered), 1.5, poses),
@@ -71,6 +94,7 @@ def make_calibration(
         left_out=(("notes.jpg", "notes.jpg: not an image, whatever its name says"),),
         seconds={"prediction": 1.0, "plain alignment": 0.5},
         folder=folder,
+        passes=passes,
     )
 
 

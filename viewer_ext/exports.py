@@ -9,7 +9,7 @@ from pathlib import Path
 from lora3d_splat.errors import InputError
 from lora3d_splat.export.ply import write_points_ply
 from lora3d_splat.export.splat import write_splat_ply
-from lora3d_splat.outputs import FORMATS, export_scene, write_report
+from lora3d_splat.outputs import FORMATS, export_scene, weights_notice, write_report
 from lora3d_splat.passes import PassPoints
 from lora3d_splat.plugin.model import Lora3DSplatModel
 from lora3d_splat.plugin.pipeline import Lora3DPipeline
@@ -22,7 +22,7 @@ Written = tuple[Path, ...]
 
 def _gaussians(pipeline: Lora3DPipeline, run: Path, _: PassPoints | None) -> Written:
     path = run / FOLDER / "splat.ply"
-    write_splat_ply(path, world_splat(_model(pipeline), pipeline.scene.normalisation))
+    write_splat_ply(path, world_splat(_model(pipeline), pipeline.scene.normalisation), _notice(pipeline))
     return (path,)
 
 
@@ -30,7 +30,7 @@ def _points(pipeline: Lora3DPipeline, run: Path, points: PassPoints | None) -> W
     if points is None or not len(points.points_world):
         raise InputError("no point above the threshold", "at least one", "lower the threshold")
     path = run / FOLDER / "points.ply"
-    write_points_ply(path, points.points_world, points.rgb)
+    write_points_ply(path, points.points_world, points.rgb, _notice(pipeline))
     return (path,)
 
 
@@ -58,6 +58,10 @@ EXPORTS: dict[str, Callable[[Lora3DPipeline, Path, PassPoints | None], Written]]
     "Report": _report,
 }
 """Button by button; each returns what it wrote."""
+
+
+def _notice(pipeline: Lora3DPipeline) -> str:
+    return weights_notice(pipeline.scene.calibration)
 
 
 def _model(pipeline: Lora3DPipeline) -> Lora3DSplatModel:

@@ -131,8 +131,8 @@ def residuals(calibration: Calibration) -> str:
     )
     return (
         "<h2>Residuals and reliability</h2><p>Left: the farther to the left, the better the predictions agree with the "
-        "scene. Right: errors of predictions over rising confidence, in ten equal groups; a confidence that can be "
-        "relied upon falls from left to right, and the calibrated one should fall more steeply.</p>"
+        "scene. Right: errors of predictions over rising confidence, in ten equal groups; where a confidence can "
+        "be relied upon, the line falls from left to right, and the calibrated one should fall more steeply.</p>"
         f'<div class="columns">{histogram}{_reliability_chart(calibration)}</div>'
     )
 
