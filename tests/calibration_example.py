@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from lora3d_splat.records import (
     PixelAffine,
     View,
 )
+from lora3d_splat.report.run_results import comparison_path
 
 HEIGHT, WIDTH = 24, 32
 SCALE = 4
@@ -96,6 +98,28 @@ def make_calibration(
         folder=folder,
         passes=passes,
     )
+
+
+def write_finished_run(run: Path, files: tuple[str, ...]) -> None:
+    """What a training leaves beside its calibration: scores, a curve of 40 steps, comparison pictures of noise."""
+    scores = {
+        "psnr": 20.0, "ssim": 0.5, "lpips_alex": None, "lpips_alex_reason": "no backbone",
+        "lpips_vgg": None, "lpips_vgg_reason": "no backbone",
+    }  # fmt: skip
+    views = [{"file": file, "raw": scores, "aligned": scores, "pose_change": {"rotation_deg": 0.5}} for file in files]
+    content = {
+        "protocol": {"scored": "held-out views", "reason": None, "gaussians": 1000, "picture_size": [[512, 384]]},
+        "mean": scores, "mean_aligned": scores, "views": views, "seconds": {"prediction": 1.0, "training": 2.0},
+        "peak_memory_bytes": {"cpu": 10**9, "cuda": None, "cuda_reason": "no CUDA device"},
+    }  # fmt: skip
+    (run / "metrics.json").write_text(json.dumps(content))
+    curve = [f"{step},{0.1 * step},{15 + 0.1 * step}," for step in range(40)]
+    (run / "training.csv").write_text("\n".join(["step,seconds,psnr,heldout_psnr", *curve, "39,4.0,,16.5"]) + "\n")
+    for index, file in enumerate(files):
+        path = run / comparison_path(file)
+        path.parent.mkdir(exist_ok=True)
+        coarse = np.random.default_rng(index).integers(0, 255, (96, 4 * 128, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((4 * 512, 384), Image.Resampling.BICUBIC).save(path)
 
 
 def _view(folder: Path, index: int, orientation: int | None) -> View:
