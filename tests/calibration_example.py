@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from lora3d_splat.alignment.judge import world_points
 from lora3d_splat.geometry.transforms import se3_exp
+from lora3d_splat.passes import judge_reliability, summarise
 from lora3d_splat.records import (
     AlignedScene,
     CalibratedConfidence,
     Calibration,
     CalibrationRow,
     ImagePair,
+    PairPrediction,
     PixelAffine,
     View,
 )
+from lora3d_splat.report.run_results import comparison_path
 
 HEIGHT, WIDTH = 24, 32
 SCALE = 4
@@ -53,6 +59,25 @@ def make_calibration(
     confidence = CalibratedConfidence(
         tuple((trust[pair.reference], trust[pair.other]) for pair in pairs), trust, tuple(each + 0.5 for each in trust)
     )
+    maps = [world_points(scene, index) for index in range(count)]
+    noisy = [points + 0.02 * torch.randn(points.shape, generator=torch.Generator().manual_seed(7)) for points in maps]
+    placed = tuple(pair for pair in pairs if lost not in (pair.reference, pair.other))
+    positions = [pairs.index(pair) for pair in placed]
+    taking_part = replace(
+        scene, pairs=placed, T_world_pair=scene.T_world_pair[positions], pair_scale=scene.pair_scale[positions]
+    )
+    predictions = [PairPrediction(p, noisy[p.reference], trust[0] + 1, maps[p.other], trust[0] + 1) for p in placed]
+    passes = tuple(
+        summarise(
+            name,
+            views,
+            taking_part,
+            confidence,
+            predictions,
+            judge_reliability(taking_part, confidence, predictions, unseen=False),
+        )
+        for name in ("plain alignment", "robust alignment")
+    )
     poses = tuple(tuple(pose.flatten().tolist()) for pose in scene.T_world_camera)
     calibration_rows = (
         CalibrationRow("plain alignment", 0.03, 0.04, 120.0, 0.7, sum(registered), 1.5, poses),
@@ -71,7 +96,30 @@ def make_calibration(
         left_out=(("notes.jpg", "notes.jpg: not an image, whatever its name says"),),
         seconds={"prediction": 1.0, "plain alignment": 0.5},
         folder=folder,
+        passes=passes,
     )
+
+
+def write_finished_run(run: Path, files: tuple[str, ...]) -> None:
+    """What a training leaves beside its calibration: scores, a curve of 40 steps, comparison pictures of noise."""
+    scores = {
+        "psnr": 20.0, "ssim": 0.5, "lpips_alex": None, "lpips_alex_reason": "no backbone",
+        "lpips_vgg": None, "lpips_vgg_reason": "no backbone",
+    }  # fmt: skip
+    views = [{"file": file, "raw": scores, "aligned": scores, "pose_change": {"rotation_deg": 0.5}} for file in files]
+    content = {
+        "protocol": {"scored": "held-out views", "reason": None, "gaussians": 1000, "picture_size": [[512, 384]]},
+        "mean": scores, "mean_aligned": scores, "views": views, "seconds": {"prediction": 1.0, "training": 2.0},
+        "peak_memory_bytes": {"cpu": 10**9, "cuda": None, "cuda_reason": "no CUDA device"},
+    }  # fmt: skip
+    (run / "metrics.json").write_text(json.dumps(content))
+    curve = [f"{step},{0.1 * step},{15 + 0.1 * step}," for step in range(40)]
+    (run / "training.csv").write_text("\n".join(["step,seconds,psnr,heldout_psnr", *curve, "39,4.0,,16.5"]) + "\n")
+    for index, file in enumerate(files):
+        path = run / comparison_path(file)
+        path.parent.mkdir(exist_ok=True)
+        coarse = np.random.default_rng(index).integers(0, 255, (96, 4 * 128, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((4 * 512, 384), Image.Resampling.BICUBIC).save(path)
 
 
 def _view(folder: Path, index: int, orientation: int | None) -> View:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lora3d_splat.alignment.judge import world_points
 from lora3d_splat.geometry.cameras import pixel_grid
 from lora3d_splat.images.load import load_views
-from lora3d_splat.records import AlignedScene, CalibratedConfidence, Calibration, RegisteredViews, View
+from lora3d_splat.passes import summarise
+from lora3d_splat.records import (
+    AlignedScene,
+    CalibratedConfidence,
+    Calibration,
+    CalibrationPass,
+    ImagePair,
+    PairPrediction,
+    RegisteredViews,
+    View,
+)
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
 
@@ -86,7 +98,27 @@ def true_calibration(images: Sequence[Path], folder: Path) -> Calibration:
         left_out=(),
         seconds={"calibration": 0.0},
         folder=folder,
+        passes=true_passes(views, scene),
     )
+
+
+def true_passes(views: tuple[View, ...], scene: AlignedScene) -> tuple[CalibrationPass, ...]:
+    """Two alignments to be looked at: one that stretches every depth, and the true one; trust falls to the right."""
+    pairs = tuple(ImagePair(a, b) for a in range(len(views)) for b in range(len(views)) if abs(a - b) == 1)
+    eye = torch.eye(4, dtype=torch.float64)
+    scene = replace(
+        scene,
+        pairs=pairs,
+        T_world_pair=eye.repeat(len(pairs), 1, 1),
+        pair_scale=torch.ones(len(pairs), dtype=torch.float64),
+    )
+    maps = [world_points(scene, index) for index in range(len(views))]
+    trust = torch.linspace(2.0, 0.1, WIDTH).repeat(HEIGHT, 1)
+    confidence = CalibratedConfidence((), (trust,) * len(views), (trust,) * len(views))
+    predictions = [PairPrediction(p, maps[p.reference], trust, maps[p.other], trust) for p in pairs]
+    stretched = replace(scene, depth=tuple(1.25 * depth for depth in scene.depth))
+    named = (("plain alignment", stretched), ("robust alignment", scene))
+    return tuple(summarise(name, views, each, confidence, predictions, None) for name, each in named)
 
 
 def true_registration(images: Sequence[Path], perturbation: Tensor | None = None) -> RegisteredViews:

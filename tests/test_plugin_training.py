@@ -195,11 +195,15 @@ def test_spiral_and_viewer_parts(run):
     from nerfstudio.viewer.utils import parse_object
     from nerfstudio.viewer.viewer_elements import ViewerControl
 
-    from viewer_ext.panel import CalibrationPanel, panel_text
+    from viewer_ext.panel import CalibrationPanel
+    from viewer_ext.panel_text import calibration_text, psnr_text
 
     found = [element for _, element in parse_object(run.pipeline, ViewerControl, "pipeline")]
     assert [type(element) for element in found] == [CalibrationPanel]
-    assert "network `true`" in panel_text(manager.dataparser.scene.calibration)
+    assert "network `true`" in calibration_text(manager.dataparser.scene.calibration)
+    text = psnr_text(run.pipeline.training_log, lambda: None)
+    assert f"step {STEPS - 1}" in text
+    assert "held-out views" in text
 
 
 def test_doubtful_points_move_faster():

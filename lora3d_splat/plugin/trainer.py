@@ -66,9 +66,9 @@ class Lora3DTrainer(Trainer):
         from lora3d_splat.preview.server import previewing
 
         viewer = self.config.viewer
-        preview = self._preview.enter_context(
-            previewing(viewer.websocket_port or get_free_port(viewer.websocket_port_default))
-        )
+        port = viewer.websocket_port or get_free_port(viewer.websocket_port_default)
+        afterwards = "The viewer of the training takes over this page as soon as there are Gaussians."
+        preview = self._preview.enter_context(previewing(port, afterwards))
         viewer.websocket_port = preview.port
 
 

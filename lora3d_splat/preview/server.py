@@ -22,6 +22,7 @@ from lora3d_splat.watch import Watcher, watching
 
 DEFAULT_PORT = 7007
 """nerfstudio's."""
+NERFSTUDIO_YELLOW = (255, 211, 105)
 POINTS_PER_VIEW = 4_000
 POINT_LIMIT = 80_000
 DEPTH = 3.0
@@ -35,7 +36,7 @@ PATIENCE = 5.0
 class Preview(Watcher):
     """A page of its own; every method costs the calibration a few milliseconds at most."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, afterwards: str) -> None:
         import viser
 
         self._server = viser.ViserServer(port=port, label="Self-calibration", verbose=False)
@@ -43,10 +44,11 @@ class Preview(Watcher):
         self._server.scene.set_up_direction("-y")
         self._server.on_client_connect(_greet)
         gui = self._server.gui
+        gui.configure_theme(dark_mode=True, control_layout="collapsible", brand_color=NERFSTUDIO_YELLOW)
         self._status = gui.add_markdown("Reading photographs ...")
         self._bar = gui.add_progress_bar(0.0)
         self._loss = gui.add_markdown("")
-        self._hint = gui.add_markdown("The viewer of the training takes over this page as soon as there are Gaussians.")
+        gui.add_markdown(afterwards)
         self._views: tuple[View, ...] = ()
         self._best: dict[int, float] = {}
         self._clouds: dict[str, Any] = {}
@@ -94,7 +96,7 @@ class Preview(Watcher):
         cloud = points[coarse].reshape(-1, 3)
         near = cloud[:, 2] * scale < 3
         rgb = image[coarse].reshape(-1, 3)
-        self._show_cloud(f"/pointmaps/{index}", frame, cloud[near], rgb[near], 0.004 * step)
+        self._show_cloud(f"/pointmaps/{index}", frame, cloud[near], rgb[near], 0.008 * step)
 
     def moved(self, name: str, T_world_camera: Tensor, focal: Tensor) -> None:
         if not self._due("moved"):
@@ -151,14 +153,16 @@ class Preview(Watcher):
 
 
 @contextmanager
-def previewing(port: int = DEFAULT_PORT) -> Iterator[Preview]:
+def previewing(
+    port: int = DEFAULT_PORT, afterwards: str = "This page closes when the calibration has ended."
+) -> Iterator[Preview]:
     """Show what happens inside the block at http://localhost:PORT, or at the next free port.
 
-    Raises MissingPartError where viser is not installed.
+    `afterwards` tells the visitor what comes next. Raises MissingPartError where viser is not installed.
     """
     if find_spec("viser") is None:
         raise MissingPartError("no viser", "viser 0.2.7 or newer, which nerfstudio brings", "pip install viser")
-    preview = Preview(port)
+    preview = Preview(port, afterwards)
     note(f"Watch the self-calibration at http://localhost:{preview.port}")
     try:
         with watching(preview):
@@ -180,8 +184,8 @@ def _frame(poses: np.ndarray, depth: float | None) -> Frame:
 def _greet(client: Any) -> None:
     with client.atomic():
         client.camera.up_direction = (0.0, -1.0, 0.0)
-        client.camera.position = (1.2, -1.6, -4.2)
-        client.camera.look_at = (0.0, 0.2, 2.0)
+        client.camera.position = (0.5, -0.9, -3.0)
+        client.camera.look_at = (0.0, 0.1, 1.5)
 
 
 def _answers(port: int) -> bool:

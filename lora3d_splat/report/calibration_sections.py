@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from lora3d_splat.alignment.judge import JUDGE_MU
 from lora3d_splat.geometry.projection import unproject
 from lora3d_splat.geometry.transforms import transform_points
 from lora3d_splat.passes import RESIDUAL_EDGES
@@ -17,7 +18,7 @@ from lora3d_splat.report.pictures import data_uri, false_colours
 from lora3d_splat.report.plan import camera_plan
 from lora3d_splat.report.table import HEADINGS, row_texts
 
-PLAN_POINTS = 900
+PLAN_POINTS = 2_000
 KINDS = ("plain", "robust", "adapted")
 """Colours of the three rows, in their order."""
 MAP_SIDE = 300
@@ -50,8 +51,9 @@ def three_rows(calibration: Calibration) -> str:
     return (
         "<h2>Three ways to align</h2>"
         "<p>The residual says how far the network's pair predictions lie from the common scene, in percent of the "
-        "median depth. Left-out pairs took part neither in the fine-tuning nor in the alignment that they are "
-        "judged against; they decide. The row in bold was used.</p>"
+        f"median depth; however far off, a pixel counts at most {100 * JUDGE_MU:.0f} %. Left-out pairs "
+        "took part neither in the fine-tuning nor in the alignment that they are judged "
+        "against; they decide. The row in bold was used.</p>"
         f'<table class="stack"><thead><tr>{headings}</tr></thead><tbody>{rows}</tbody></table>'
         f'<div class="columns">{chart}{_losses(calibration)}</div>'
     )
@@ -131,8 +133,8 @@ def residuals(calibration: Calibration) -> str:
     )
     return (
         "<h2>Residuals and reliability</h2><p>Left: the farther to the left, the better the predictions agree with the "
-        "scene. Right: errors of predictions over rising confidence, in ten equal groups; a confidence that can be "
-        "relied upon falls from left to right, and the calibrated one should fall more steeply.</p>"
+        "scene. Right: errors of predictions over rising confidence, in ten equal groups; where a confidence can "
+        "be relied upon, the line falls from left to right, and the calibrated one should fall more steeply.</p>"
         f'<div class="columns">{histogram}{_reliability_chart(calibration)}</div>'
     )
 
