@@ -1,4 +1,4 @@
-"""SIFT features of a photograph, at photograph resolution, with root-SIFT descriptors (Arandjelovic and Zisserman 2012)."""
+"""SIFT features of a photograph with root-SIFT descriptors (Lowe 2004, Arandjelovic and Zisserman 2012)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def link(features: Sequence[Features], pairs: Sequence[PairMatches]) -> Tracks:
     """
     offsets = np.cumsum([0, *(len(item.pixels) for item in features)])
     place = np.concatenate([_places(item.pixels) + offset for item, offset in zip(features, offsets, strict=False)])
-    edges = [item.matches + [offsets[item.first], offsets[item.second]] for item in pairs]
+    edges = [item.matches + offsets[[item.first, item.second]] for item in pairs]
     nodes = place[np.concatenate([np.zeros((0, 2), np.int64), *edges])]
     graph = coo_matrix((np.ones(len(nodes)), (nodes[:, 0], nodes[:, 1])), shape=(offsets[-1],) * 2)
     label = connected_components(graph, directed=False)[1]

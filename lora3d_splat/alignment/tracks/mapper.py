@@ -103,7 +103,7 @@ def _settled(state: Map, marks: Marks, count: int, fixed: np.ndarray) -> Map:
 
 def _extend(state: Map, marks: Marks, count: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """Points and held marks, all triangulated anew from the placed cameras; adjusted points stay where they hold."""
-    points, held_points, held = triangulate(state.rig, marks, count, tolerance, LEAST_ANGLE)
+    points, held_points, _held = triangulate(state.rig, marks, count, tolerance, LEAST_ANGLE)
     known = np.zeros(count, bool)
     known[marks.track[state.held]] = True
     points = np.where((known & held_points)[:, None], state.points, points)

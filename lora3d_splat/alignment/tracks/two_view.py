@@ -1,4 +1,4 @@
-"""What pairs of views tell before anything is placed: the focal length, relative poses, and which pair to start from."""
+"""What pairs of views tell before anything is placed: the focal length, relative poses, which pair to start from."""
 
 from __future__ import annotations
 
