@@ -39,6 +39,8 @@ class Calibrate:
     """Long side of the images given to the network, in pixels; the network's own where not given."""
     lora: bool = True
     """Fine-tune the network on its own trusted predictions (the adapter is kept only where it helps)."""
+    tracks: Literal["auto", "on", "off"] = "auto"
+    """Cameras from feature tracks: auto (where they convince), on (wherever two views match), or off."""
     steps: int | None = None
     """At most so many solver steps in each alignment."""
     epochs: int | None = None
@@ -87,7 +89,7 @@ class Calibrate:
         )
         alignment = replace(base.alignment, focal=self.focal, **_given(steps=self.steps))
         finetune = replace(base.finetune, **_given(epochs=self.epochs, rank=self.rank))
-        return replace(base, alignment=alignment, finetune=finetune)
+        return replace(base, alignment=alignment, finetune=finetune, tracks=self.tracks)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,30 @@ class CalibratedConfidence:
 
 
 @dataclass(frozen=True)
+class SparseScene:
+    """What feature tracks say: cameras and points in a world frame and unit of their own; N points, M marks of them."""
+
+    placed: tuple[bool, ...]
+    """per view: whether features place it; the others have the identity as pose"""
+    T_world_camera: Tensor
+    """(V, 4, 4) float64"""
+    focal: Tensor
+    """(V,) float64, photograph pixels"""
+    radial: Tensor
+    """(V,) float64: k of u = focal * s * (1 + k |s|^2) + centre, s being the slopes (X / Z, Y / Z)"""
+    points_world: Tensor
+    """(N, 3) float64"""
+    mark_point: Tensor
+    """(M,) the point that each mark shows"""
+    mark_view: Tensor
+    """(M,)"""
+    mark_keypoint: Tensor
+    """(M,) index among the view's features"""
+    mark_pixels: Tensor
+    """(M, 2) float64 photograph pixels"""
+
+
+@dataclass(frozen=True)
 class PseudoLabels:
     """Trusted targets of one ordered pair: the aligned scene re-expressed in the pair's reference camera frame."""
 

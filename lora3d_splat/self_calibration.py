@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora3d_splat.alignment import AlignmentConfig, align, pair_residual, register_views
+from lora3d_splat.alignment.tracks import TrackMode, find_tracks, settle
 from lora3d_splat.artifacts import StageCache, Stored, digest, file_digest
 from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
 from lora3d_splat.confidence import trusted_fraction, trusted_threshold
@@ -47,6 +48,7 @@ from lora3d_splat.records import (
     PseudoLabels,
     RegisteredViews,
     Reliability,
+    SparseScene,
     View,
 )
 from lora3d_splat.watch import watcher
@@ -54,6 +56,7 @@ from lora3d_splat.watch import watcher
 CODE_VERSION = 2
 """Raised when the same inputs and settings give another result than before, so that old entries are not found."""
 PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
+TRACKED = "robust + LoRA + tracks"
 FULL_HASH_BYTES = 1 << 28
 """Weights above this size are told apart by name, size and time of change; hashing them would take seconds."""
 
@@ -75,6 +78,8 @@ class CalibrationConfig:
     """How the network is run."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """How pair predictions become one scene."""
+    tracks: TrackMode = "auto"
+    """Cameras from feature tracks: auto (where they convince), on (wherever two views match), or off."""
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     """Which aligned pixels the network is fine-tuned on."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -175,7 +180,7 @@ class _Run:
 
     def calibrate(self, paths: Sequence[Path]) -> Calibration:
         """All stages in their order."""
-        with stages("Self-calibration", 7 if self.config.lora else 4) as advance:
+        with stages("Self-calibration", 8 if self.config.lora else 5) as advance:
             self._timed("photographs", lambda: self._open(paths, None, 2))
             watcher().photographs(self.views)
             first = self._pass()
@@ -188,8 +193,12 @@ class _Run:
             advance(1)
             robust = self._align(ROBUST, predictions)
             advance(1)
-            labels = self._labels(robust)
-            adapter, adapted = None, self._refusal(robust, labels)
+            sparse = self._find_tracks(robust, pairs)
+            tracked = self._settle(robust, predictions, sparse)
+            advance(1)
+            teacher = tracked if isinstance(tracked, _Pass) else robust
+            labels = self._labels(teacher)
+            adapter, adapted = None, self._refusal(teacher, labels)
             if adapted is None:
                 adapter = self._finetune(labels)
                 advance(1)
@@ -197,7 +206,10 @@ class _Run:
                 advance(1)
                 adapted = self._attempt(ADAPTED, lambda: self._align(ADAPTED, predictions))
                 advance(1)
-        return self._result(plain, robust, adapted, adapter)
+            kept, decision = self._decide(robust, adapted)
+            if kept and isinstance(adapted, _Pass):
+                tracked = self._settle(adapted, predictions, sparse)
+        return self._result((plain, robust, adapted, tracked), adapter if kept else None, decision)
 
     def register(self, paths: Sequence[Path], calibration: Calibration) -> RegisteredViews:
         """Predict every pair of a new and a registered view, and register the new ones."""
@@ -277,6 +289,40 @@ class _Run:
         watcher().aligned(summary)
         return _Pass(name, scene, confidence, residual, judged, self._cost(name), summary)
 
+    def _find_tracks(self, robust: _Pass, pairs: Sequence[ImagePair]) -> SparseScene | None:
+        """What features say; the network does not matter to it beyond a first guess of the focal length."""
+        config, mode = self.config.alignment, self.config.tracks
+        views = [(view.digest, view.focal_hint) for view in self.views]
+        key = digest(CODE_VERSION, views, robust.scene.focal, pairs, config, mode)
+
+        def find() -> SparseScene | None:
+            return find_tracks(self.views, robust.scene, pairs, config, mode)
+
+        stored = self.cache.load_or_compute("tracks", key, find, self.config.recompute)
+        self.seconds["tracks"] = stored.seconds
+        return stored.value
+
+    def _settle(
+        self, base: _Pass, predictions: tuple[PairPrediction, ...], sparse: SparseScene | None
+    ) -> _Pass | _Skipped:
+        """The dense scene of `base` on the cameras that tracks found."""
+        if sparse is None:
+            off = "switched off by the settings" if self.config.tracks == "off" else "too few features match"
+            return _Skipped(TRACKED, f"{off}: the scene is the pointmap alignment's")
+        config, floor = self.config.alignment, self.network.confidence_floor
+        key = digest(CODE_VERSION, base.scene, sparse, config, floor)
+
+        def compute() -> tuple[AlignedScene, CalibratedConfidence]:
+            return settle(self.views, base.scene, predictions, sparse, config, floor)
+
+        stored = self.cache.load_or_compute("settled", key, compute, self.config.recompute)
+        self.seconds["scene on tracks"] = stored.seconds
+        scene, confidence = stored.value
+        summary = summarise(TRACKED, self.views, scene, confidence, predictions, None)
+        watcher().aligned(summary)
+        residual = pair_residual(scene, predictions)
+        return _Pass(TRACKED, scene, confidence, residual, None, self._cost(TRACKED), summary)
+
     def _judge(
         self, predictions: tuple[PairPrediction, ...], config: AlignmentConfig, advance: Advance
     ) -> tuple[float | None, Reliability | None]:
@@ -347,16 +393,15 @@ class _Run:
         load_adapter(self.network, folder)
         self.network_key = network_digest(self.network)
 
-    def _result(
-        self, plain: _Pass | _Skipped, robust: _Pass, adapted: _Pass | _Skipped, adapter: Path | None
-    ) -> Calibration:
-        """The better scene with the three rows; the adapter is dropped where it makes left-out pairs worse."""
-        kept, decision = self._decide(robust, adapted)
-        rows = [self._row(each) for each in (plain, robust, adapted)]
-        if isinstance(adapted, _Pass) and not kept:
+    def _result(self, steps: Sequence[_Pass | _Skipped], adapter: Path | None, decision: str) -> Calibration:
+        """The best scene with the four rows: plain, robust, adapted and tracked."""
+        rows = [self._row(each) for each in steps]
+        _, robust, adapted, tracked = steps
+        if isinstance(adapted, _Pass) and adapter is None:
             rows[2] = replace(rows[2], reason="not kept: " + decision)
-        best = adapted if kept and isinstance(adapted, _Pass) else robust
-        done = [each for each in (plain, robust, adapted) if isinstance(each, _Pass)]
+        best = tracked if isinstance(tracked, _Pass) else robust if adapter is None else adapted
+        assert isinstance(best, _Pass)
+        done = [each for each in steps if isinstance(each, _Pass)]
         unregistered = tuple(
             (view.file, reason or "not registered")
             for view, registered, reason in zip(self.views, best.scene.registered, best.scene.reasons, strict=True)
@@ -372,7 +417,7 @@ class _Run:
             scene=best.scene,
             confidence=best.confidence,
             rows=tuple(rows),
-            adapter=adapter if kept else None,
+            adapter=adapter,
             decision=decision,
             left_out=self.left_out + unregistered,
             seconds=self.seconds,

@@ -14,6 +14,7 @@ ORDER = (
     ("errors", "console", "records", "files", "memory", "offline", "checksums", "download", "watch"),
     ("geometry",),
     ("images",),
+    ("matching",),
     ("pairs",),
     ("networks",),
     ("prediction", "batching", "precision"),

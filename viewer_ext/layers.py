@@ -74,6 +74,8 @@ class Layers:
     def kept(self) -> str:
         """The pass that the seeds come from."""
         reported = [row.name for row in self._scene.calibration.rows]
+        if reported[3:] and reported[3] in self._passes:
+            return reported[3]
         wanted = reported[2 if self._scene.calibration.adapter is not None else 1] if len(reported) > 2 else ""
         return wanted if wanted in self._passes else self.names[-1]
 

@@ -19,8 +19,8 @@ from lora3d_splat.report.plan import camera_plan
 from lora3d_splat.report.table import HEADINGS, row_texts
 
 PLAN_POINTS = 2_000
-KINDS = ("plain", "robust", "adapted")
-"""Colours of the three rows, in their order."""
+KINDS = ("plain", "robust", "adapted", "tracked")
+"""Colours of the rows, in their order."""
 MAP_SIDE = 300
 """Long side of the maps of a dozen views; smaller for more."""
 
@@ -60,9 +60,12 @@ def three_rows(calibration: Calibration) -> str:
 
 
 def kept_row(calibration: Calibration) -> CalibrationRow | None:
-    """The row whose scene is the result: robust alignment, or the one after it where the adapter was kept."""
+    """The row whose scene is the result: tracks where there are any, else LoRA where it was kept, else robust."""
+    rows = calibration.rows
+    if len(rows) > 3 and rows[3].residual is not None:
+        return rows[3]
     position = 2 if calibration.adapter is not None else 1
-    return calibration.rows[position] if len(calibration.rows) > position else None
+    return rows[position] if len(rows) > position else None
 
 
 def kept_pass(calibration: Calibration) -> CalibrationPass | None:

@@ -1,0 +1,5 @@
+"""Cameras from feature tracks, and the dense scene brought onto them."""
+
+from .find import TrackMode as TrackMode
+from .find import find_tracks as find_tracks
+from .settle import settle as settle

@@ -1,0 +1,70 @@
+"""`find_tracks`: what feature tracks make of the photographs of an aligned scene; nothing without texture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from ...geometry.cameras import network_to_photograph_focal
+from ...records import AlignedScene, ImagePair, SparseScene, View
+from ..config import AlignmentConfig
+from .solve import Lenses, diagonals, evidence, match_views, solve_tracks
+
+TrackMode = Literal["auto", "on", "off"]
+ALL_PAIRS_UP_TO = 24
+"""Up to this many views, features of all pairs are compared; beyond, those of the scene graph."""
+CONVINCING_POINTS = 60
+"""Points that a map of two views among many needs to be believed without being asked for."""
+
+
+def find_tracks(
+    views: Sequence[View],
+    scene: AlignedScene,
+    pairs: Iterable[ImagePair],
+    config: AlignmentConfig,
+    mode: TrackMode = "auto",
+) -> SparseScene | None:
+    """Cameras and points by features alone, in a frame of their own; `scene` only suggests the focal length.
+
+    None where `mode` is off, where two views cannot be placed, and in the mode auto where the map is too small to be
+    believed: then the pointmap alignment stands as it is.
+    """
+    if mode == "off":
+        return None
+    graph = {(min(pair.reference, pair.other), max(pair.reference, pair.other)) for pair in pairs}
+    chosen = combinations(range(len(views)), 2) if len(views) <= ALL_PAIRS_UP_TO else sorted(graph)
+    features, matches = match_views(views, tuple(chosen))
+    sparse = solve_tracks(views, evidence(views, features, matches), lenses(views, scene, config))
+    return sparse if mode == "on" or sparse is None or _convincing(sparse) else None
+
+
+def lenses(views: Sequence[View], scene: AlignedScene, config: AlignmentConfig) -> Lenses:
+    """Who shares a lens under the focal setting, what is fixed, and what EXIF or else the pointmaps suggest."""
+    size = diagonals(views)
+    hints = np.array([view.focal_hint or np.nan for view in views]) / size
+    seen = np.array([network_to_photograph_focal(float(f), v.affine) for f, v in zip(scene.focal, views, strict=True)])
+    guess = np.where(
+        np.isnan(hints), np.nanmedian(hints) if (~np.isnan(hints)).any() else np.median(seen / size), hints
+    )
+    fixed = np.full(len(views), np.nan)
+    group = np.zeros(len(views), int)
+    if config.focal == "exif":
+        fixed = hints
+        group = np.where(np.isnan(hints), 0, np.arange(len(views)) + 1)
+    elif config.focal == "per-view":
+        group = np.arange(len(views))
+    elif config.fixed_focal is not None:
+        fixed = config.fixed_focal / size
+        group = np.unique(size, return_inverse=True)[1].ravel()
+    _, first, group = np.unique(group, return_index=True, return_inverse=True)
+    return Lenses(
+        group.ravel(), fixed[first], np.array([np.median(guess[group.ravel() == k]) for k in range(len(first))])
+    )
+
+
+def _convincing(sparse: SparseScene) -> bool:
+    placed = sum(sparse.placed)
+    return placed >= 3 or placed == len(sparse.placed) or len(sparse.points_world) >= CONVINCING_POINTS

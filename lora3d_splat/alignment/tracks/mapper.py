@@ -1,0 +1,157 @@
+"""Placing views one after another from their tracks, with bundle adjustments in between (Snavely et al. 2006)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from .bundle import BundleConfig, adjust
+from .problem import Marks, Rig, errors, slopes_of
+from .triangulate import triangulate
+from .two_view import Couple, RelativePose, relative_pose
+
+LEAST_ANGLE = 1.5
+"""Degrees between two rays below which a point's depth is not told."""
+LOOSE, STRICT = 20.0, 6.0
+"""Reprojection errors, in standard deviations, that a mark may have while the scene grows and when it is done."""
+FEWEST_MARKS = 15
+"""Points that must support the pose of a view."""
+ENOUGH_MARKS = 40
+"""From here on a small share of outliers no longer matters."""
+LEAST_SHARE = 0.25
+"""Share of a view's visible points that must support its pose, where there are fewer than `ENOUGH_MARKS`."""
+STARTS = 3
+"""Starting pairs that are tried."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """Cameras and points so far."""
+
+    rig: Rig
+    points: np.ndarray
+    """(T, 3)"""
+    held: np.ndarray
+    """(M,) bool: marks that belong to points that hold"""
+
+    def score(self, marks: Marks) -> float:
+        """Marks explained, each by how well; compares maps of the same marks."""
+        kept = marks.where(self.held)
+        return float((1 - (errors(self.rig, self.points, kept) / STRICT) ** 2).clip(0.0).sum())
+
+
+def build(rig: Rig, marks: Marks, couples: Sequence[Couple], count: int, fixed: np.ndarray) -> Map | None:
+    """The best map over a few starting pairs; None where no pair allows a start.
+
+    `rig` says the lenses to start from, none of its views is placed; `count` is the number of tracks; the lenses
+    `fixed` (G,) bool keep their focal length.
+    """
+    lens = rig.focal[rig.group]
+    found = [relative_pose(couple, lens[couple.first], lens[couple.second]) for couple in couples]
+    starts = sorted((pose for pose in found if pose is not None), key=lambda pose: -pose.score)[:STARTS]
+    maps = [_grow(_begin(rig, start, marks, count), marks, count, fixed) for start in starts]
+    return max(maps, key=lambda item: item.score(marks), default=None)
+
+
+def refined(state: Map, marks: Marks, count: int, config: BundleConfig, fixed: np.ndarray, rounds: int = 4) -> Map:
+    """Triangulate everything again under the present cameras and adjust, from loose to strict."""
+    for step in range(rounds):
+        tolerance = LOOSE if step == 0 else max(STRICT, LOOSE / 2**step)
+        points, held = _extend(state, marks, count, tolerance)
+        rig, points = adjust(state.rig, points, marks.where(held), config, fixed)
+        state = Map(rig, points, held)
+    return _filtered(state, marks, STRICT)
+
+
+def _begin(rig: Rig, start: RelativePose, marks: Marks, count: int) -> Map:
+    rig = rig.place(start.couple.first, np.eye(3), np.zeros(3))
+    rig = rig.place(start.couple.second, start.rotation, start.translation)
+    points, _, held = triangulate(rig, marks, count, LOOSE, LEAST_ANGLE)
+    if held.any():
+        rig, points = adjust(rig, points, marks.where(held), BundleConfig(steps=10, free_focal=False))
+    return Map(rig, points, held)
+
+
+def _grow(state: Map, marks: Marks, count: int, fixed: np.ndarray) -> Map:
+    """Place the view that sees most points, as long as one can be placed."""
+    refused: set[int] = set()
+    while (view := _next_view(state, marks, refused)) is not None:
+        pose = _resect(state, marks, view)
+        if pose is None:
+            refused.add(view)
+            continue
+        state = replace(state, rig=state.rig.place(view, *pose))
+        refused = set()
+        state = _settled(state, marks, count, fixed)
+    return state
+
+
+def _settled(state: Map, marks: Marks, count: int, fixed: np.ndarray) -> Map:
+    free = int(state.rig.placed.sum()) > 2
+    for steps in (6, 8):
+        points, held = _extend(state, marks, count, LOOSE)
+        if not held.any():
+            return state
+        config = BundleConfig(steps=steps, free_focal=free)
+        rig, points = adjust(state.rig, points, marks.where(held), config, fixed)
+        state = _filtered(Map(rig, points, held), marks, LOOSE)
+    return state
+
+
+def _extend(state: Map, marks: Marks, count: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points and held marks, all triangulated anew from the placed cameras; adjusted points stay where they hold."""
+    points, held_points, _held = triangulate(state.rig, marks, count, tolerance, LEAST_ANGLE)
+    known = np.zeros(count, bool)
+    known[marks.track[state.held]] = True
+    points = np.where((known & held_points)[:, None], state.points, points)
+    within = state.rig.placed[marks.view] & (errors(state.rig, points, marks) < tolerance)
+    enough = np.bincount(marks.track[within & held_points[marks.track]], minlength=count) >= 2
+    return points, within & held_points[marks.track] & enough[marks.track]
+
+
+def _filtered(state: Map, marks: Marks, tolerance: float) -> Map:
+    """Without marks that miss by more, and without points that lose all but one of them."""
+    held = state.held & (errors(state.rig, state.points, marks) < tolerance)
+    held &= (np.bincount(marks.track[held], minlength=len(state.points)) >= 2)[marks.track]
+    return replace(state, held=held)
+
+
+def _next_view(state: Map, marks: Marks, refused: set[int]) -> int | None:
+    counts = np.bincount(marks.view[_visible(state, marks)], minlength=len(state.rig.placed))
+    counts[state.rig.placed] = 0
+    counts[list(refused)] = 0
+    return int(counts.argmax()) if counts.max() >= FEWEST_MARKS else None
+
+
+def _visible(state: Map, marks: Marks) -> np.ndarray:
+    """(M,) marks of points that hold."""
+    known = np.zeros(len(state.points), bool)
+    known[marks.track[state.held]] = True
+    return known[marks.track]
+
+
+def _resect(state: Map, marks: Marks, view: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pose of a view from the points that it sees, None where too few agree."""
+    seen = marks.where(_visible(state, marks) & (marks.view == view))
+    return resect(state.rig, state.points[seen.track], seen)
+
+
+def resect(rig: Rig, points: np.ndarray, marks: Marks) -> tuple[np.ndarray, np.ndarray] | None:
+    """World-to-camera rotation and translation of the one camera of `marks` (M,) that see `points` (M, 3)."""
+    view = int(marks.view[0])
+    slopes = slopes_of(rig, marks.image, marks.view)
+    tolerance = LOOSE * float(np.median(marks.sigma)) / rig.focal[rig.group[view]]
+    cv2.setRNGSeed(0)
+    done, turn, shift, inliers = cv2.solvePnPRansac(
+        points, slopes, np.eye(3), None, iterationsCount=3000, reprojectionError=tolerance, confidence=0.9999,
+        flags=cv2.SOLVEPNP_AP3P,
+    )  # fmt: skip
+    found = 0 if inliers is None else len(inliers)
+    if not done or found < FEWEST_MARKS or (found < ENOUGH_MARKS and found < LEAST_SHARE * len(points)):
+        return None
+    kept = inliers.ravel()
+    turn, shift = cv2.solvePnPRefineLM(points[kept], slopes[kept], np.eye(3), None, turn, shift)
+    return cv2.Rodrigues(turn)[0], shift.ravel()

@@ -1,0 +1,243 @@
+"""The dense scene brought onto the cameras that tracks found: depths bent to the points, weights found anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...confidence import calibrated_confidence
+from ...geometry.cameras import photograph_to_network_focal
+from ...geometry.procrustes import Similarity, robust_similarity, weighted_similarity
+from ...geometry.projection import project
+from ...geometry.transforms import invert_rigid, rigid, split_similarity, transform_points
+from ...records import AlignedScene, CalibratedConfidence, ImagePair, PairPrediction, SparseScene, View
+from ..align import log_confidences
+from ..config import AlignmentConfig
+from ..judge import scene_median_depth, world_points
+from ..observations import sample_grid
+from ..register import register_views
+from ..robust import robust_weights
+from .bend import bend_depth
+
+LEAST_POINTS = 5
+"""Points that a view must see for the ratio of its depths."""
+
+
+def settle(
+    views: Sequence[View],
+    scene: AlignedScene,
+    predictions: Sequence[PairPrediction],
+    sparse: SparseScene,
+    config: AlignmentConfig,
+    confidence_floor: float,
+) -> tuple[AlignedScene, CalibratedConfidence]:
+    """`scene` with the cameras of `sparse`; views that tracks do not place are registered anew by their pointmaps.
+
+    The world frame and the unit stay about those of `scene`. `predictions` are those that `scene` was aligned from.
+    """
+    sparse = _in_frame_of(scene, views, sparse)
+    placed = _placed_views(views, scene, sparse)
+    whole = _with_other_views(views, placed, scene, predictions, config, confidence_floor)
+    return recalibrated(whole, predictions, config, confidence_floor)
+
+
+@dataclass(frozen=True)
+class ViewMarks:
+    """The marks of one view, K of them."""
+
+    pixels: Tensor
+    """(K, 2) network pixels"""
+    depth: Tensor
+    """(K,) z-depth of their points, unit of the sparse scene"""
+
+
+def view_marks(view: View, index: int, sparse: SparseScene) -> ViewMarks:
+    """Marks of a placed view whose points lie before it."""
+    mine = sparse.mark_view == index
+    points = transform_points(invert_rigid(sparse.T_world_camera[index]), sparse.points_world[sparse.mark_point[mine]])
+    affine = view.affine
+    scale = torch.tensor([affine.scale_x, affine.scale_y], dtype=torch.float64)
+    pixels = sparse.mark_pixels[mine] * scale + torch.tensor([affine.offset_x, affine.offset_y], dtype=torch.float64)
+    front = points[:, 2] > 0
+    return ViewMarks(pixels[front], points[front, 2])
+
+
+def sample_depth(depth: Tensor, pixels: Tensor) -> Tensor:
+    """(K,) depth of the pixel that each of (K, 2) network pixels falls into; 0 outside."""
+    column, row = pixels.floor().long().unbind(-1)
+    inside = (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
+    values = depth[row.clamp(0, depth.shape[0] - 1), column.clamp(0, depth.shape[1] - 1)].double()
+    return torch.where(inside, values, torch.zeros_like(values))
+
+
+def _in_frame_of(scene: AlignedScene, views: Sequence[View], sparse: SparseScene) -> SparseScene:
+    """The sparse scene in the unit of the dense one, turned and shifted to lie close to it."""
+    logs = []
+    for index in torch.nonzero(torch.tensor(sparse.placed))[:, 0].tolist():
+        marks = view_marks(views[index], index, sparse)
+        depth = sample_depth(scene.depth[index], marks.pixels)
+        if int((depth > 0).sum()) >= LEAST_POINTS:
+            logs.append((depth[depth > 0] / marks.depth[depth > 0]).log().median())
+    scale = torch.stack(logs).median().exp() if logs else torch.ones((), dtype=torch.float64)
+    both = [k for k, placed in enumerate(sparse.placed) if placed and scene.registered[k]]
+    frames = [(pose[both, :3, :3], pose[both, :3, 3]) for pose in (sparse.T_world_camera, scene.T_world_camera)]
+    (turned, centres), (wanted, targets) = frames
+    rotation = weighted_similarity(
+        turned.transpose(-1, -2).reshape(-1, 3), wanted.transpose(-1, -2).reshape(-1, 3),
+        torch.ones(3 * len(both), dtype=torch.float64), with_scale=False,
+    ).rotation if both else torch.eye(3, dtype=torch.float64)  # fmt: skip
+    shift = (targets - scale * centres @ rotation.T).mean(0) if both else torch.zeros(3, dtype=torch.float64)
+    poses = rigid(
+        rotation @ sparse.T_world_camera[:, :3, :3], scale * sparse.T_world_camera[:, :3, 3] @ rotation.T + shift
+    )
+    points = Similarity(scale, rotation, shift).apply(sparse.points_world)
+    return replace(sparse, T_world_camera=poses, points_world=points)
+
+
+def _placed_views(views: Sequence[View], scene: AlignedScene, sparse: SparseScene) -> AlignedScene:
+    """The scene of the views that tracks place, with bent depths; all others count as left out for now."""
+    focal, depths, reasons = scene.focal.clone(), [], []
+    tracked = torch.tensor(sparse.placed)
+    relative = [
+        float(sparse.focal[k]) / float((views[k].width ** 2 + views[k].height ** 2) ** 0.5)
+        for k in torch.nonzero(tracked)[:, 0].tolist()
+    ]
+    for index, view in enumerate(views):
+        diagonal = float((view.width**2 + view.height**2) ** 0.5)
+        photograph = float(sparse.focal[index]) if tracked[index] else float(torch.tensor(relative).median()) * diagonal
+        focal[index] = photograph_to_network_focal(photograph, view.affine)
+        marks = view_marks(view, index, sparse)
+        depths.append(bend_depth(scene.depth[index], marks.pixels, marks.depth) if tracked[index] else None)
+        reasons.append(None if tracked[index] else "features do not place it")
+    zero = [torch.zeros(view.size) for view in views]
+    return replace(
+        scene,
+        registered=tuple(bool(flag) for flag in tracked),
+        reasons=tuple(reasons),
+        T_world_camera=sparse.T_world_camera,
+        focal=focal,
+        depth=tuple(nothing if depth is None else depth for depth, nothing in zip(depths, zero, strict=True)),
+    )
+
+
+def _with_other_views(
+    views: Sequence[View],
+    placed: AlignedScene,
+    scene: AlignedScene,
+    predictions: Sequence[PairPrediction],
+    config: AlignmentConfig,
+    confidence_floor: float,
+) -> AlignedScene:
+    """Views that the alignment has and tracks lack, registered one after another by pointmaps."""
+    missing = [k for k, flag in enumerate(placed.registered) if not flag and scene.registered[k]]
+    reasons = list(placed.reasons)
+    for index, reason in enumerate(scene.reasons):
+        reasons[index] = reason if not placed.registered[index] else None
+    poses, depths, registered = placed.T_world_camera.clone(), list(placed.depth), list(placed.registered)
+    for index in missing:
+        around = [_heldout_last(item, index, len(views)) for item in predictions]
+        current = replace(
+            placed, T_world_camera=poses, depth=tuple(depths), registered=tuple(registered), reasons=tuple(reasons)
+        )
+        mine = [item for item in around if item is not None]
+        found, reason, pose, _, _ = register_views([views[index]], current, views, mine, config, confidence_floor)
+        if found[0]:
+            poses[index] = pose[0]
+            depths[index] = _fitted_depth(current, pose[0], index, scene.depth[index])
+            registered[index] = True
+        reasons[index] = reason[0]
+    return replace(
+        placed, T_world_camera=poses, depth=tuple(depths), registered=tuple(registered), reasons=tuple(reasons)
+    )
+
+
+def _heldout_last(item: PairPrediction, index: int, count: int) -> PairPrediction | None:
+    """A prediction about view `index`, numbered as `register_views` wants it; None for the others."""
+    pair = item.pair
+    if index not in (pair.reference, pair.other):
+        return None
+    renamed = [count if view == index else view for view in (pair.reference, pair.other)]
+    return replace(item, pair=ImagePair(*renamed))
+
+
+def _fitted_depth(scene: AlignedScene, T_world_camera: Tensor, index: int, depth: Tensor) -> Tensor:
+    """A view's depth scaled to meet the points of the registered views that it sees."""
+    ratios = []
+    for other in (k for k, flag in enumerate(scene.registered) if flag):
+        points = transform_points(invert_rigid(T_world_camera), world_points(scene, other).reshape(-1, 3).double()[::7])
+        pixels, far = project(points, scene.focal[index], scene.principal_point[index])
+        own = sample_depth(depth, pixels.nan_to_num(nan=-1.0))
+        seen = (own > 0) & (far > 0)
+        ratios.append((far[seen] / own[seen]).log())
+    logs = torch.cat(ratios) if ratios else torch.zeros(0)
+    return depth * float(logs.median().exp()) if len(logs) else depth
+
+
+def recalibrated(
+    scene: AlignedScene, predictions: Sequence[PairPrediction], config: AlignmentConfig, confidence_floor: float
+) -> tuple[AlignedScene, CalibratedConfidence]:
+    """Each pair's frame and scale under the scene as it is, and the weights that the predictions then deserve."""
+    position = {item.pair: item for item in predictions}
+    usable = [item for item in predictions if all(scene.registered[k] for k in (item.pair.reference, item.pair.other))]
+    pairs = tuple(item.pair for item in usable)
+    confidences = dict(
+        zip((item.pair for item in predictions), log_confidences(predictions, confidence_floor), strict=True)
+    )
+    worlds = {k: world_points(scene, k) for k, flag in enumerate(scene.registered) if flag}
+    unit = scene_median_depth(scene)
+    fits, gaps = [], []
+    for pair in pairs:
+        fit, residuals = _fit_pair(position[pair], confidences[pair], worlds, config, unit)
+        fits.append(fit)
+        gaps.append(residuals)
+    flat = torch.cat([gap.flatten() for sides in gaps for gap in sides])
+    mu = max(config.mu_relative * unit, config.mu_spread * float(flat[:: len(flat) // 1_000_000 + 1].median()))
+    robust = config.robust != "none"
+    weights = [
+        tuple(robust_weights(gap, c, mu) if robust else c for gap, c in zip(sides, confidences[pair], strict=True))
+        for sides, pair in zip(gaps, pairs, strict=True)
+    ]
+    votes = sum(float(c.sum()) for pair in pairs for c in confidences[pair])
+    total = sum(
+        float((c * gap).sum()) for sides, pair in zip(gaps, pairs, strict=True)
+        for gap, c in zip(sides, confidences[pair], strict=True)
+    )  # fmt: skip
+    scale, rotation, translation = split_similarity(torch.stack(fits))
+    scene = replace(
+        scene,
+        pairs=pairs,
+        T_world_pair=rigid(rotation, translation),
+        pair_scale=scale,
+        mu=mu,
+        residual=total / max(votes, 1e-30) / unit,
+    )
+    return scene, calibrated_confidence(scene, usable, weights)
+
+
+def _fit_pair(
+    item: PairPrediction,
+    confidence: tuple[Tensor, Tensor],
+    worlds: dict[int, Tensor],
+    config: AlignmentConfig,
+    unit: float,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Similarity (4, 4) of a pair's frame to the world, and the residual norms of both sides, scene units."""
+    source, target, votes = [], [], []
+    sides = ((item.pair.reference, item.points_reference), (item.pair.other, item.points_other))
+    for (view, cloud), sureness in zip(sides, confidence, strict=True):
+        grid = sample_grid((cloud.shape[0], cloud.shape[1]), config.samples_per_view)
+        source.append(cloud.reshape(-1, 3)[grid].double())
+        target.append(worlds[view].reshape(-1, 3)[grid].double())
+        votes.append(sureness.flatten()[grid].double())
+    fit, _ = robust_similarity(torch.cat(source), torch.cat(target), torch.cat(votes), config.mu_relative * unit)
+    matrix = fit.matrix.float()
+    residuals = tuple(
+        (transform_points(matrix, cloud.reshape(-1, 3)) - worlds[view].reshape(-1, 3))
+        .norm(dim=-1)
+        .view(cloud.shape[:2])
+        for view, cloud in sides
+    )
+    return fit.matrix, (residuals[0], residuals[1])

@@ -1,0 +1,196 @@
+"""Photographs to cameras by features alone: tracks, a few starts, the map that explains most of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from ...matching import FEWEST, LONG_SIDE, Features, PairMatches, Tracks, detect, link, nearest_both_ways, verify
+from ...records import SparseScene, View
+from .bundle import BundleConfig
+from .mapper import Map, build, refined
+from .problem import Marks, Rig
+from .two_view import Couple, focal_by_essentials
+
+VERIFY_PIXELS = 1.5
+"""Distance to the epipolar line that a match may have, pixels of the photograph as features were sought in it."""
+USUAL_FOCALS = (0.8, 1.25)
+"""Over the diagonal: tried beside what pointmaps and fundamental matrices say."""
+CLEAR = 0.5
+"""Below this, fundamental matrices tell the focal length."""
+SAME_FOCAL = 0.15
+"""Starts closer than this in log focal lead to the same map."""
+GROWTH_MARKS = 400
+"""Marks per view with which maps are grown; the best one is then refined with all."""
+FEWEST_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the photographs say before anything is placed."""
+
+    tracks: Tracks
+    marks: Marks
+    couples: tuple[Couple, ...]
+
+
+@dataclass(frozen=True)
+class Lenses:
+    """Which views share a lens, and what is known of it."""
+
+    group: np.ndarray
+    """(V,)"""
+    fixed: np.ndarray
+    """(G,) focal over the diagonal where the settings fix it, else NaN"""
+    guess: np.ndarray
+    """(G,) focal over the diagonal that the pointmaps suggest"""
+
+
+def match_views(
+    views: Sequence[View], pairs: Sequence[tuple[int, int]] | None = None
+) -> tuple[tuple[Features, ...], tuple[PairMatches, ...]]:
+    """Features of all views and verified matches of the unordered `pairs` (default all)."""
+    features = tuple(detect(view) for view in views)
+    found = []
+    for first, second in pairs if pairs is not None else combinations(range(len(views)), 2):
+        matches = nearest_both_ways(features[first], features[second])
+        one, two = features[first].pixels[matches[:, 0]], features[second].pixels[matches[:, 1]]
+        tolerance = VERIFY_PIXELS * (reduction(views[first]) * reduction(views[second])) ** 0.5
+        inliers, fundamental = verify(one, two, tolerance)
+        if inliers.sum() >= FEWEST:
+            found.append(PairMatches(first, second, matches[inliers], fundamental))
+    return features, tuple(found)
+
+
+def evidence(views: Sequence[View], features: Sequence[Features], pairs: Sequence[PairMatches]) -> Evidence:
+    """Tracks and pair geometry in image coordinates (relative to the centre, over the diagonal)."""
+    tracks = link(features, pairs)
+    marks = Marks(
+        tracks.track, tracks.view, to_image(views, tracks.pixels, tracks.view), mark_sigma(views)[tracks.view]
+    )
+    return Evidence(tracks, marks, tuple(_couple(views, features, pair) for pair in pairs))
+
+
+def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> SparseScene | None:
+    """Cameras and points of the views that features can place; None where not even two can be placed."""
+    if not found.couples:
+        return None
+    count = found.tracks.count
+    some = _thinned(found.marks, count, len(views))
+    growth = found.marks.where(some)
+    maps = [
+        state
+        for focal in _focal_starts(found.couples, lenses)
+        if (state := build(_unplaced(lenses, focal, len(views)), growth, found.couples, count, _fixed(lenses)))
+    ]
+    if not maps:
+        return None
+    best = max(maps, key=lambda state: state.score(growth))
+    held = np.zeros(len(some), bool)
+    held[np.flatnonzero(some)[best.held]] = True
+    config = BundleConfig(free_radial=True)
+    best = refined(replace(best, held=held), found.marks, count, config, _fixed(lenses))
+    return _record(views, found.tracks, best)
+
+
+def reduction(view: View) -> float:
+    """Photograph pixels per pixel of the picture in which features were sought."""
+    return max(1.0, max(view.width, view.height) / LONG_SIDE)
+
+
+def diagonals(views: Sequence[View]) -> np.ndarray:
+    """(V,) photograph pixels."""
+    return np.array([np.hypot(view.width, view.height) for view in views])
+
+
+def to_image(views: Sequence[View], pixels: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """(M, 2) image coordinates of photograph pixels (M, 2) of the views (M,)."""
+    centre = np.array([[item.width / 2, item.height / 2] for item in views])
+    return (pixels - centre[view]) / diagonals(views)[view, None]
+
+
+def mark_sigma(views: Sequence[View]) -> np.ndarray:
+    """(V,) standard deviation of a keypoint in image units: half a pixel of the picture that was searched."""
+    return 0.5 * np.array([reduction(view) for view in views]) / diagonals(views)
+
+
+def _couple(views: Sequence[View], features: Sequence[Features], pair: PairMatches) -> Couple:
+    first, second = pair.first, pair.second
+    ends = [
+        to_image(views, features[view].pixels[pair.matches[:, side]], np.full(len(pair.matches), view))
+        for side, view in enumerate((first, second))
+    ]
+    to_pixels = [_pixels_of_image(views[view]) for view in (first, second)]
+    fundamental = to_pixels[1].T @ pair.fundamental @ to_pixels[0]
+    sigma = float(mark_sigma(views)[[first, second]].mean())
+    return Couple(first, second, ends[0], ends[1], fundamental / np.linalg.norm(fundamental), sigma)
+
+
+def _pixels_of_image(view: View) -> np.ndarray:
+    """(3, 3) homogeneous map from image coordinates to photograph pixels."""
+    size = float(np.hypot(view.width, view.height))
+    return np.array([[size, 0, view.width / 2], [0, size, view.height / 2], [0, 0, 1]])
+
+
+def _focal_starts(couples: Sequence[Couple], lenses: Lenses) -> list[np.ndarray]:
+    """Different focal lengths (G,) to start from, most trusted first."""
+    told, clarity = focal_by_essentials(couples)
+    values = [float(np.nanmedian(lenses.guess)), *USUAL_FOCALS]
+    if clarity < CLEAR:
+        values.insert(0, told)
+    starts: list[float] = []
+    for value in values:
+        if all(abs(np.log(value / other)) > SAME_FOCAL for other in starts):
+            starts.append(value)
+    if not np.isnan(lenses.fixed).any():
+        starts = starts[:1]
+    return [np.where(np.isnan(lenses.fixed), value, lenses.fixed) for value in starts]
+
+
+def _fixed(lenses: Lenses) -> np.ndarray:
+    return ~np.isnan(lenses.fixed)
+
+
+def _unplaced(lenses: Lenses, focal: np.ndarray, views: int) -> Rig:
+    nowhere = np.zeros((views, 3))
+    radial = np.zeros(len(focal))
+    return Rig(np.tile(np.eye(3), (views, 1, 1)), nowhere, lenses.group, focal, radial, np.zeros(views, bool))
+
+
+def _thinned(marks: Marks, count: int, views: int) -> np.ndarray:
+    """(M,) marks of the longest tracks, until every view has `GROWTH_MARKS` of them."""
+    length = np.bincount(marks.track, minlength=count)
+    ends = np.searchsorted(marks.track, np.arange(count + 1))
+    filled, chosen = np.zeros(views, int), np.zeros(count, bool)
+    for track in np.argsort(-length, kind="stable"):
+        mine = marks.view[ends[track] : ends[track + 1]]
+        if (filled[mine] < GROWTH_MARKS).any():
+            filled[mine] += 1
+            chosen[track] = True
+    return chosen[marks.track]
+
+
+def _record(views: Sequence[View], tracks: Tracks, state: Map) -> SparseScene | None:
+    rig, held = state.rig, state.held
+    enough = rig.placed & (np.bincount(tracks.view[held], minlength=len(views)) > 0)
+    if enough.sum() < FEWEST_VIEWS:
+        return None
+    poses = np.tile(np.eye(4), (len(views), 1, 1))
+    poses[:, :3, :3], poses[:, :3, 3] = rig.rotation.transpose(0, 2, 1), rig.centre
+    poses[~enough] = np.eye(4)
+    used, point = np.unique(tracks.track[held], return_inverse=True)
+    return SparseScene(
+        placed=tuple(enough.tolist()),
+        T_world_camera=torch.from_numpy(poses),
+        focal=torch.from_numpy(rig.focal[rig.group] * diagonals(views)),
+        radial=torch.from_numpy(rig.radial[rig.group]),
+        points_world=torch.from_numpy(state.points[used]),
+        mark_point=torch.from_numpy(point.ravel()),
+        mark_view=torch.from_numpy(tracks.view[held]),
+        mark_keypoint=torch.from_numpy(tracks.keypoint[held]),
+        mark_pixels=torch.from_numpy(tracks.pixels[held]),
+    )
