@@ -53,7 +53,9 @@ class CameraPoses(CameraOptimizer):
     drift: Tensor | None
     """(6 V, 7 or fewer) orthonormal twists that are taken out"""
 
-    def __init__(self, config: CameraPosesConfig, num_cameras: int, device: torch.device | str, **kwargs: object) -> None:
+    def __init__(
+        self, config: CameraPosesConfig, num_cameras: int, device: torch.device | str, **kwargs: object
+    ) -> None:
         super().__init__(config, num_cameras, device, **kwargs)  # type: ignore[arg-type]
         self.register_buffer("drift", None, persistent=False)
         if config.mode != "off" and config.focal:
@@ -130,7 +132,9 @@ def common_twists(camera_to_worlds: Tensor) -> Tensor:
     rotated = torch.cat([-inverse @ skew(centres), inverse], dim=1)
     shifted = torch.cat([inverse, torch.zeros_like(inverse)], dim=1)
     scaled = torch.cat([inverse @ centres[..., None], torch.zeros_like(centres)[..., None]], dim=1)
-    basis, strength, _ = torch.linalg.svd(torch.cat([rotated, shifted, scaled], dim=2).flatten(0, 1), full_matrices=False)
+    basis, strength, _ = torch.linalg.svd(
+        torch.cat([rotated, shifted, scaled], dim=2).flatten(0, 1), full_matrices=False
+    )
     return basis[:, strength > 1e-6 * strength[0]].to(camera_to_worlds)
 
 
