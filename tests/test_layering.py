@@ -22,7 +22,7 @@ ORDER = (
     ("confidence", "pseudo_labels", "passes"),
     ("lora",),
     ("artifacts", "record_codec", "calibration_files", "mapped_prediction", "pair_cache"),
-    ("metrics", "rasterize", "gaussians", "synthetic"),
+    ("metrics", "rasterize", "photometric", "gaussians", "synthetic"),
     ("export", "pretraining"),
     ("report",),
     ("preview",),

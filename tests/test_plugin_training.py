@@ -18,7 +18,7 @@ from lora3d_splat.export.scene_json import read_scene_json
 from lora3d_splat.export.splat import read_splat_ply
 from lora3d_splat.geometry.transforms import se3_exp
 from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
-from lora3d_splat.plugin.camera_poses import train_view
+from lora3d_splat.plugin.camera_poses import BAKED, train_view
 from lora3d_splat.plugin.model import position_rate, view_matrix
 from lora3d_splat.self_calibration import CalibrationConfig
 
@@ -164,7 +164,7 @@ def test_loading_for_the_tools(run):
     assert 1e-5 < moved < 0.1
     # A fresh dataset's camera, not baked, renders from the same place: its index leads to the correction.
     assert train_view(raw[2:3]) == 2
-    assert train_view(baked[2:3]) == -1
+    assert train_view(baked[2:3]) == BAKED
     direct, indexed = pipeline.model.get_outputs(baked[2:3])["rgb"], pipeline.model.get_outputs(raw[2:3])["rgb"]
     assert torch.allclose(direct, indexed, atol=1e-5)
 

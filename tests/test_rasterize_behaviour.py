@@ -150,3 +150,28 @@ def test_importing_the_package_does_not_import_numba():
         for node in ast.parse((room / name).read_text()).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert not any(heavy in ast.unparse(node) for heavy in ("numba", "gsplat", "autograd", "numerics"))
+
+
+@pytest.mark.parametrize("name", ["DefaultStrategy", "MCMCStrategy"])
+def test_gsplats_strategies_read_what_they_need(name: str):
+    """Expected: the installed gsplat's own strategy takes a step on our `meta` without complaint."""
+    strategies = pytest.importorskip("gsplat.strategy")
+    scene = make_scene(39)
+    leaves, image, _, meta = render(scene, packed=False)
+    params = {
+        "means": leaves["means"],
+        "scales": leaves["scales"].detach().log().requires_grad_(),
+        "quats": leaves["quats"],
+        "opacities": leaves["opacities"].detach().logit().requires_grad_(),
+    }
+    optimizers = {key: torch.optim.Adam([value]) for key, value in params.items()}
+    strategy = getattr(strategies, name)()
+    strategy.check_sanity(params, optimizers)
+    state = strategy.initialize_state()
+    strategy.step_pre_backward(params, optimizers, state, 0, meta)
+    image.square().sum().backward()
+    if name == "DefaultStrategy":
+        strategy._update_state(params, state, meta, packed=False)
+        seen = (meta["radii"] > 0).any(0) if meta["radii"].dim() == 2 else (meta["radii"] > 0).all(-1).any(0)
+        assert torch.equal(state["count"] > 0, seen)
+        assert state["grad2d"].any()

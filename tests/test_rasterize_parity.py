@@ -1,4 +1,7 @@
-"""The compiled CPU kernels against gsplat 1.4's formulas in float64 torch, on ten scenes that stress one rule each."""
+"""The compiled CPU kernels against the formulas of every gsplat release in float64 torch, on ten scenes.
+
+Each scene stresses one rule.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,19 @@ import pytest
 import torch
 from rasterize_scenes import TRAINED, Scene, make_scene
 
-from lora3d_splat.rasterize import rasterization
+from lora3d_splat.rasterize import rasterization, set_rules
 from lora3d_splat.rasterize.reference import rasterization as reference_rasterization
+from lora3d_splat.rasterize.rules import RULES, release_line
 
 BAND = 3e-5
-IMAGE_TOLERANCE = 2e-5
-GRADIENT_TOLERANCE = 5e-5
+TOLERANCE = 2e-5
+
+
+@pytest.fixture
+def rules():
+    """`set_rules` for the length of a test."""
+    yield set_rules
+    set_rules(None)
 
 
 def with_difficult_places() -> Scene:
@@ -61,10 +71,12 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("release", RULES)
 @pytest.mark.parametrize("name", CASES)
-def test_images_and_gradients_equal_the_reference(name: str):
-    """Expected: radii equal, images within 2e-5 and gradients within 5e-5 relative L2, away from thresholds."""
+def test_images_and_gradients_equal_the_reference(name: str, release: str, rules):
+    """Expected: radii equal, images within 2e-5 and gradients within 2e-5 relative L2, away from thresholds."""
     scene = CASES[name]
+    rules(release)
     wide, narrow = scene.leaves(torch.float64), scene.leaves(torch.float32)
     settings = {**scene.settings}
     backgrounds = settings.pop("backgrounds", None)
@@ -79,8 +91,8 @@ def test_images_and_gradients_equal_the_reference(name: str):
     certain = ~expected_meta["doubtful"][..., None]
     assert certain.float().mean() > 0.9
     scale = expected.detach().abs().amax().clamp(min=1.0)
-    assert ((image - expected) * certain).abs().max() < IMAGE_TOLERANCE * scale
-    assert ((alphas - expected_alphas) * certain).abs().max() < IMAGE_TOLERANCE
+    assert ((image - expected) * certain).abs().max() < TOLERANCE * scale
+    assert ((alphas - expected_alphas) * certain).abs().max() < TOLERANCE
 
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(expected.shape, generator=generator, dtype=torch.float64) * certain
@@ -90,7 +102,7 @@ def test_images_and_gradients_equal_the_reference(name: str):
     for parameter in TRAINED:
         wanted, got = wide[parameter].grad, narrow[parameter].grad
         error = (got - wanted).norm() / wanted.norm()
-        assert error < GRADIENT_TOLERANCE, f"gradient of {parameter}: relative error {error:.1e}"
+        assert error < TOLERANCE, f"gradient of {parameter}: relative error {error:.1e}"
 
 
 def test_reference_finds_doubtful_pixels():
@@ -102,3 +114,34 @@ def test_reference_finds_doubtful_pixels():
             **tensors, width=scene.width, height=scene.height, band=band, **scene.settings
         )
         assert bool(meta["doubtful"].any()) is some
+
+
+def test_releases_differ_where_they_should(rules):
+    """Expected: wide splats are cut at 3 sigma by 1.4 alone, opaque ones clamped at 0.99 by 1.6 alone; radii per axis
+    from 1.5 on."""
+    outcomes = {}
+    scenes = {
+        "wide": make_scene(11, count=150, size=(131, 77), splat_pixels=(4, 9), opacity=(0.85, 0.95)),
+        "opaque": CASES["opaque, alpha clamp and early stop"],
+    }
+    for release in RULES:
+        rules(release)
+        for name, scene in scenes.items():
+            tensors = {key: tensor.detach() for key, tensor in scene.leaves(torch.float32).items()}
+            outcomes[release, name] = rasterization(**tensors, width=scene.width, height=scene.height, **scene.settings)
+
+    def gap(one: str, other: str, name: str) -> float:
+        return float((outcomes[one, name][0] - outcomes[other, name][0])[..., :3].abs().max())
+
+    assert gap("1.4", "1.5", "wide") > 1e-3
+    assert gap("1.5", "1.6", "wide") < 1e-6
+    assert gap("1.5", "1.6", "opaque") > 1e-3
+    assert [outcomes[release, "wide"][2]["radii"].dim() for release in RULES] == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("version", "line"), [("1.3.0", "1.4"), ("1.4.0", "1.4"), ("1.5.3", "1.5"), ("1.6.0rc1", "1.6"), ("2.0", "1.6")]
+)
+def test_rules_follow_the_release(version: str, line: str):
+    """Expected: the newest known line that is not newer."""
+    assert release_line(version) == line

@@ -19,6 +19,7 @@ from lora3d_splat.files import default_cache_folder
 from lora3d_splat.gaussians.seeds import SeedConfig, SeedPoints, seed_points
 from lora3d_splat.images.load import list_images
 from lora3d_splat.plugin.context import run_context
+from lora3d_splat.plugin.depth_prior import DepthPrior, depth_prior
 from lora3d_splat.plugin.normalise import Normalisation, normalisation
 from lora3d_splat.plugin.photographs import PreparedPhotograph, prepare_photograph
 from lora3d_splat.plugin.split import EvalMode, Split, split_photographs
@@ -230,14 +231,28 @@ def _depth(calibration: Calibration) -> float:
     return float(torch.cat(depths).median())
 
 
-def _seed_metadata(scene: PlacedScene) -> dict[str, torch.Tensor]:
+def _seed_metadata(scene: PlacedScene) -> dict[str, Any]:
     seeds, frame = scene.seeds, scene.normalisation
     return {
         "points3D_xyz": frame.points(seeds.points_world),
         "points3D_rgb": seeds.rgb,
         "points3D_conf": seeds.confidence,
         "points3D_scale": seeds.scale * frame.scale,
+        "train_camera_to_worlds": frame.camera_to_worlds(_poses(scene.train)),
+        "depth_priors": _depth_priors(scene),
     }
+
+
+def _depth_priors(scene: PlacedScene) -> tuple[DepthPrior, ...]:
+    """Of every training view."""
+    calibration = scene.calibration
+    maps = zip(calibration.views, calibration.scene.depth, calibration.confidence.view_confidence, strict=True)
+    by_file = {view.file: (view, depth, confidence) for view, depth, confidence in maps}
+    return tuple(
+        depth_prior(view, placed.photograph, depth, confidence, scene.normalisation.scale)
+        for placed in scene.train
+        for view, depth, confidence in [by_file[placed.camera.file]]
+    )
 
 
 def _device_type() -> str:

@@ -100,6 +100,7 @@ def reduced_camera(camera: Cameras, level: int) -> Cameras:
         width=camera.width // level,
         height=camera.height // level,
         camera_type=camera.camera_type,
+        metadata=camera.metadata,
     )
 
 

@@ -1,7 +1,7 @@
 """Splatfacto from aligned points: a fixed set of Gaussians, cameras optimised with them (InstantSplat's settings).
 
-Only what differs from nerfstudio's model is overridden. The number of Gaussians is that of the seeds: there is no
-densification, no culling, no opacity reset, so Splatfacto's options for these have no effect.
+Only what differs from nerfstudio's model is overridden. The number of Gaussians is that of the seeds unless `densify`
+is enabled: there is no culling and no opacity reset, so Splatfacto's options for these have no effect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig, num_sh_bases
 from nerfstudio.utils.colors import get_color
-from pytorch_msssim import SSIM
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
@@ -22,7 +21,12 @@ from lora3d_splat.errors import InputError
 from lora3d_splat.gaussians.spacing import neighbour_distance
 from lora3d_splat.metrics.image import image_metrics
 from lora3d_splat.metrics.lpips import Lpips, LpipsMode
-from lora3d_splat.plugin.camera_poses import CameraPosesConfig
+from lora3d_splat.photometric import photo_loss
+from lora3d_splat.plugin.camera_poses import CameraPoses, CameraPosesConfig
+from lora3d_splat.plugin.densify import CAP, DensifyConfig, explore, grow, relocate
+from lora3d_splat.plugin.depth_prior import DepthPrior, depth_loss
+from lora3d_splat.plugin.held_crops import EarlyStopConfig, HeldCrops
+from lora3d_splat.plugin.optimisation import Progress
 
 
 @dataclass
@@ -35,12 +39,18 @@ class Lora3DSplatModelConfig(SplatfactoModelConfig):
     """Colour behind the Gaussians."""
     num_downscales: int = 0
     """Train at full size from the start: a run of 1000 steps would never leave Splatfacto's reduced sizes."""
-    initial_opacity: float = 0.1
-    """Opacity of every Gaussian at the start (InstantSplat: 0.1)."""
+    initial_opacity: tuple[float, float] = (0.1, 0.1)
+    """Opacity at the start of the least and of the most trusted Gaussians (InstantSplat: 0.1 for all)."""
     confidence_rates: bool = True
     """Let doubtful points move faster: position rate times 1 + 99 (1 - sigmoid(confidence)) (InstantSplat)."""
     camera_optimizer: CameraPosesConfig = field(default_factory=CameraPosesConfig)
     """Joint optimisation of the training cameras."""
+    depth_weight: float = 0.0
+    """Weight of the difference, in log depth, to the calibrated depth; 0 leaves depth to the photographs."""
+    densify: DensifyConfig = field(default_factory=DensifyConfig)
+    """Growing the set of Gaussians."""
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    """Stopping before the training fits errors of the poses."""
     lpips: LpipsMode = "auto"
     """LPIPS backbones: auto takes cached ones or downloads them, cached never downloads, off leaves LPIPS out."""
 
@@ -63,12 +73,16 @@ class Lora3DSplatModel(SplatfactoModel):
                 "quats": Parameter(torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(count, 1)),
                 "features_dc": Parameter(base),
                 "features_rest": Parameter(torch.zeros(count, harmonics - 1, 3)),
-                "opacities": Parameter(torch.full((count, 1), self.config.initial_opacity).logit()),
+                "opacities": Parameter(initial_opacity(confidence, *self.config.initial_opacity).logit()),
             }
         )
         self.register_buffer("position_rate", position_rate(confidence, self.config.confidence_rates))
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
-        self.ssim = SSIM(data_range=1.0, size_average=True, channel=3)
+        assert isinstance(self.camera_optimizer, CameraPoses)
+        self.camera_optimizer.fix_gauge(self._extras().get("train_camera_to_worlds"))
+        self.depth_priors: tuple[DepthPrior, ...] = self._extras().get("depth_priors", ())
+        self.held_crops: HeldCrops | None = None
+        self.progress = Progress(1)
         self.lpips_networks = Lpips(self.config.lpips)
         self.background_color = get_color(
             "black" if self.config.background_color == "random" else self.config.background_color
@@ -101,15 +115,19 @@ class Lora3DSplatModel(SplatfactoModel):
             return self.get_empty_outputs(width, height, self.background_color.to(self.device))
         gaussians = {name: value if chosen is None else value[chosen] for name, value in self.gauss_params.items()}
         if with_depth is None:
-            with_depth = self.config.output_depth_during_training or not self.training
+            with_depth = self.config.output_depth_during_training or not self.training or self._uses_depth()
         colours, degree = self._colours(gaussians)
+        view = view_matrix(camera_to_worlds.to(self.device))
+        if (factor := self.camera_optimizer.focal_factor(camera)) is not None:
+            # A longer focal length is the same as a scene that is wider and higher before the camera.
+            view = torch.cat([view[:, :2] * factor, view[:, 2:]], dim=1)
         render, alpha, self.info = rasterization(
             means=gaussians["means"],
             quats=gaussians["quats"],
             scales=gaussians["scales"].exp(),
             opacities=gaussians["opacities"].sigmoid().squeeze(-1),
             colors=colours,
-            viewmats=view_matrix(camera_to_worlds.to(self.device)),
+            viewmats=view,
             Ks=camera.get_intrinsics_matrices().to(self.device),
             width=width,
             height=height,
@@ -146,15 +164,21 @@ class Lora3DSplatModel(SplatfactoModel):
     ) -> dict[str, Tensor]:
         """(1 - lambda) L1 + lambda (1 - SSIM), lambda = 0.2 (3D Gaussian Splatting)."""
         photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        rendered, weight = outputs["rgb"], self.config.ssim_lambda
+        rendered = outputs["rgb"]
         if "mask" in batch:
             mask = batch["mask"].to(self.device)
             photo, rendered = photo * mask, rendered * mask
-        similarity = self.ssim(*(picture.permute(2, 0, 1)[None] for picture in (rendered, photo)))
-        loss = (1 - weight) * (rendered - photo).abs().mean() + weight * (1 - similarity)
-        losses = {"main_loss": loss}
+        view = batch.get("image_idx", -1)
+        if self.training and self.held_crops is not None:
+            rendered = self.held_crops.hide(view, rendered, photo)
+        losses = {"main_loss": photo_loss(rendered, photo, self.config.ssim_lambda)}
         if self.training:
             self.camera_optimizer.get_loss_dict(losses)
+            if self._uses_depth() and 0 <= view < len(self.depth_priors):
+                losses["depth"] = self.config.depth_weight * depth_loss(outputs["depth"], self.depth_priors[view])
+            if self.config.densify.enabled:
+                losses["opacity"] = self.config.densify.opacity_penalty * self.opacities.sigmoid().mean()
+                losses["scale"] = self.config.densify.scale_penalty * self.scales.exp().mean()
         return losses
 
     @torch.no_grad()
@@ -179,6 +203,23 @@ class Lora3DSplatModel(SplatfactoModel):
         """After a step: scale each point's move; Adam normalises gradients away, so a rate acts on the step only."""
         if self._means_before is not None:
             self.means.data = torch.addcmul(self._means_before, self.position_rate, self.means - self._means_before)
+        if self.config.densify.enabled:
+            self._densify(step)
+
+    def _densify(self, step: int) -> None:
+        """One step of the Monte Carlo densification; the moved and the new Gaussians count as trusted."""
+        settings = self.config.densify
+        share = self.progress.share(step)
+        due = step > settings.start and step % settings.every == 0 and share < settings.stop
+        optimizers = {name: self.optimizers[name] for name in self.gauss_params}
+        if due:
+            relocate(self.gauss_params, optimizers, settings.min_opacity)
+            cap = settings.cap or CAP["cuda" if self.means.is_cuda else "cpu"]
+            room = min(cap, int((1 + settings.growth) * self.num_points)) - self.num_points
+            if room > 0:
+                originals = grow(self.gauss_params, optimizers, room, settings.min_opacity)
+                self.position_rate = torch.cat([self.position_rate, self.position_rate[originals]])
+        explore(self.gauss_params, settings.noise * self.optimizers["means"].param_groups[0]["lr"])
 
     def load_state_dict(self, state: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
         """Take over a checkpoint of any number of Gaussians.
@@ -205,10 +246,17 @@ class Lora3DSplatModel(SplatfactoModel):
                 remedy="leave the dataparser out, or name lora3d-data last on the command line",
             )
         means, rgb = self.seed_points[0].float(), self.seed_points[1].float() / 255.0
-        extra = self.kwargs.get("metadata") or {}
+        extra = self._extras()
         scale = extra["points3D_scale"] if "points3D_scale" in extra else neighbour_distance(means).clamp_max(0.1)
         confidence = extra.get("points3D_conf", torch.full((len(means),), 10.0))
         return means.clone(), rgb, scale.float().clamp_min(1e-7), confidence.float()
+
+    def _extras(self) -> dict[str, Any]:
+        """What the dataparser `lora3d-data` hands over beyond points and colours."""
+        return self.kwargs.get("metadata") or {}
+
+    def _uses_depth(self) -> bool:
+        return self.training and self.config.depth_weight > 0 and len(self.depth_priors) > 0
 
     def _colours(self, gaussians: dict[str, Tensor]) -> tuple[Tensor, int | None]:
         """What the rasteriser takes as colours, and the spherical-harmonics degree active at this step."""
@@ -219,6 +267,18 @@ class Lora3DSplatModel(SplatfactoModel):
         if degree == 0:
             return base[:, None], 0
         return torch.cat([base[:, None], rest[:, : num_sh_bases(degree) - 1]], dim=1), degree
+
+
+def initial_opacity(log_confidence: Tensor, least: float, most: float) -> Tensor:
+    """(N, 1) opacities between `least` and `most`, by the rank of the confidence (N,); equal ones are all trusted."""
+    low, high = torch.quantile(sample(log_confidence), torch.tensor([0.05, 0.95]))
+    trust = ((log_confidence - low) / (high - low)).clamp(0, 1) if high > low else torch.ones_like(log_confidence)
+    return (least + (most - least) * trust)[:, None]
+
+
+def sample(values: Tensor, count: int = 100_000) -> Tensor:
+    """At most about `count` of the values (N,), evenly taken; torch's quantiles refuse millions."""
+    return values[:: max(1, len(values) // count)]
 
 
 def position_rate(log_confidence: Tensor, by_confidence: bool) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, Type  # noqa: UP035
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
@@ -23,9 +22,11 @@ from lora3d_splat.plugin.datamanager import Lora3DDatamanager, Lora3DDatamanager
 from lora3d_splat.plugin.dataparser import PlacedScene
 from lora3d_splat.plugin.evaluation import ViewScore, flat_means, score_views
 from lora3d_splat.plugin.ffmpeg import provide_ffmpeg
+from lora3d_splat.plugin.held_crops import HeldCrops, crop_camera
 from lora3d_splat.plugin.model import Lora3DSplatModel, Lora3DSplatModelConfig
 from lora3d_splat.plugin.run_files import write_comparison, write_run_files
 from lora3d_splat.plugin.scores_file import print_scores, scores_document, write_scores
+from lora3d_splat.plugin.trainer import Lora3DTrainer
 from lora3d_splat.plugin.training_log import TrainingLog
 from lora3d_splat.report.run_results import CURVE_FILE
 
@@ -85,13 +86,16 @@ class Lora3DPipeline(VanillaPipeline):
         """nerfstudio's, a look at the held-out views now and then, and the scoring at the end."""
         callbacks = super().get_training_callbacks(attributes)
         trainer, start = attributes.trainer, time.perf_counter()
-        if trainer is not None:
+        if isinstance(trainer, Lora3DTrainer):
             # Written before the first step, so that a run that crashes can be reported.
             write_outputs(self.scene.calibration, trainer.base_dir / "calibration", self.scene.settings)
             self.training_log.open(trainer.base_dir / CURVE_FILE)
             every = max(1, trainer.config.max_num_iterations // LOOKS)
             after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
             callbacks.append(TrainingCallback(after, self._look, update_every_num_iters=every))
+            self._splats.progress = trainer.progress
+            self._splats.held_crops = self._hold_crops()
+            callbacks.append(TrainingCallback(after, self._end_in_time, kwargs={"trainer": trainer}))
             finish = TrainingCallback(
                 [TrainingCallbackLocation.AFTER_TRAIN], self._finish, kwargs={"trainer": trainer, "start": start}
             )
@@ -115,7 +119,7 @@ class Lora3DPipeline(VanillaPipeline):
                 write_comparison(output_path / f"eval_img_{index:04d}.png", score)
         return flat_means(scores, get_std)
 
-    def _finish(self, step: int, trainer: Trainer, start: float) -> None:
+    def _finish(self, step: int, trainer: Lora3DTrainer, start: float) -> None:
         """Score, tell, and leave the results; the lock keeps the viewer from rendering in between."""
         seconds = {**self.scene.seconds, "training": time.perf_counter() - start}
         begin = time.perf_counter()
@@ -126,6 +130,8 @@ class Lora3DPipeline(VanillaPipeline):
         seconds["scoring"] = time.perf_counter() - begin
         facts = {
             "steps": step + 1,
+            "kept_step": self._kept_step(step),
+            "budget": trainer.config.budget,
             "gaussians": self._splats.num_points,
             "calibration_seconds_this_run": self.scene.calibration_wall,
             "seed_candidates": self.scene.seeds.candidates,
@@ -137,6 +143,50 @@ class Lora3DPipeline(VanillaPipeline):
         print_scores(document)
         note(f"results: {trainer.base_dir}")
         note(f"report: {write_report(trainer.base_dir)}")
+
+    def _kept_step(self, step: int) -> int:
+        """How many steps the state that is kept has seen."""
+        crops = self._splats.held_crops
+        return step + 1 if crops is None or crops.best_step < 0 else crops.best_step + 1
+
+    def _hold_crops(self) -> HeldCrops | None:
+        """The crops of the training views, None where they are not wanted."""
+        settings = self._splats.config.early_stop
+        if not settings.enabled:
+            return None
+        photographs = [view.photograph for view in self.scene.train]
+        crops = HeldCrops(settings, [(photograph.width, photograph.height) for photograph in photographs])
+        return crops if any(crops.crops) else None
+
+    def _end_in_time(self, step: int, trainer: Lora3DTrainer) -> None:
+        """After a step: end the training when the budget is up or the held-out crops get worse; keep the best state."""
+        crops, last = self._splats.held_crops, trainer.progress.spent() or step >= trainer.last_step
+        stop = last
+        if crops is not None and (last or step % crops.config.every == crops.config.every - 1):
+            stop = crops.look(step, self._crop_loss(crops), self._splats) or last
+            if stop:
+                crops.restore(self._splats)
+                if crops.best_step < step:
+                    note(f"held-out crops were best after step {crops.best_step + 1}: that state is kept")
+        if stop and step < trainer.last_step:
+            trainer.stop_training = True
+
+    @torch.no_grad()
+    def _crop_loss(self, crops: HeldCrops) -> float:
+        """Of all training views' crops, from the poses as optimised so far."""
+        dataset, rendered, photos = self.datamanager.train_dataset, [], []
+        self._splats.eval()
+        for view, crop in enumerate(crops.crops):
+            if crop is None:
+                continue
+            whole = dataset.cameras[view : view + 1].to(self.device)
+            pose = self._splats.camera_optimizer.apply_to_camera(whole)
+            outputs = self._splats.render(crop_camera(whole, crop), pose, with_depth=False)
+            photo = self._splats.get_gt_img(crop.of(self.datamanager.cached_train[view]["image"]))
+            rendered.append(outputs["rgb"])
+            photos.append(self._splats.composite_with_background(photo, outputs["background"]))
+        self._splats.train()
+        return crops.loss(rendered, photos)
 
     @torch.no_grad()
     def _look(self, step: int) -> None:

@@ -17,7 +17,7 @@ from lora3d_splat.files import atomic_file
 from lora3d_splat.gaussians.harmonics import rotate_harmonics
 from lora3d_splat.geometry.transforms import opencv_to_opengl, rotation_to_wxyz, wxyz_to_rotation
 from lora3d_splat.outputs import weights_notice, write_notice
-from lora3d_splat.plugin.camera_poses import optimised_camera_to_worlds
+from lora3d_splat.plugin.camera_poses import optimised_camera_to_worlds, optimised_focal_factor
 from lora3d_splat.plugin.dataparser import PlacedScene, nerfstudio_cameras
 from lora3d_splat.plugin.evaluation import ViewScore
 from lora3d_splat.plugin.model import Lora3DSplatModel
@@ -53,7 +53,14 @@ def optimised_cameras(model: Lora3DSplatModel, scene: PlacedScene) -> tuple[Phot
     """Training cameras as optimised, in the world frame and the photographs' pixels."""
     cameras = nerfstudio_cameras(scene.train, scene.normalisation, indexed=True)
     poses = scene.normalisation.T_world_camera(optimised_camera_to_worlds(model.camera_optimizer, cameras))
-    return tuple(replace(v.camera, T_world_camera=pose.numpy()) for v, pose in zip(scene.train, poses, strict=True))
+    factor = optimised_focal_factor(model.camera_optimizer)
+    return tuple(moved_camera(v.camera, pose.numpy(), factor) for v, pose in zip(scene.train, poses, strict=True))
+
+
+def moved_camera(camera: PhotographCamera, T_world_camera: np.ndarray, focal_factor: float) -> PhotographCamera:
+    """The camera with another pose and its focal length multiplied."""
+    fx, fy = camera.fx * focal_factor, camera.fy * focal_factor
+    return replace(camera, T_world_camera=T_world_camera, fx=fx, fy=fy)
 
 
 def run_cameras(
@@ -63,7 +70,8 @@ def run_cameras(
     placed = list(optimised_cameras(model, scene))
     for view, score in zip(scene.heldout, scores if scene.heldout else (), strict=True):
         pose = opencv_to_opengl(score.pose.T_world_camera)[None, :3]
-        placed.append(replace(view.camera, T_world_camera=scene.normalisation.T_world_camera(pose)[0].numpy()))
+        T_world_camera = scene.normalisation.T_world_camera(pose)[0].numpy()
+        placed.append(moved_camera(view.camera, T_world_camera, optimised_focal_factor(model.camera_optimizer)))
     return tuple(placed)
 
 

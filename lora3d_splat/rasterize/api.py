@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lora3d_splat.errors import InputError, MissingPartError
+from lora3d_splat.rasterize.rules import get_rules
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
@@ -71,7 +72,8 @@ def rasterization(
 
     Returns:
         Images [C, H, W, D (+ 1)], alphas [C, H, W, 1], and what gsplat's strategies read: ``means2d`` [C, N, 2] px,
-        ``radii`` [C, N] int32, ``depths``, ``conics``, ``opacities``, sizes and counts.
+        ``radii`` int32 px ([C, N] by the rules of gsplat 1.4, [C, N, 2] later), ``depths``, ``conics``, ``opacities``,
+        sizes and counts.
 
     Raises:
         InputError: an argument has the wrong shape, or a Gaussian a value that is not finite.
@@ -91,10 +93,13 @@ def rasterization(
         t.to(means) for t in (quats, scales, opacities, colors, viewmats, Ks)
     )
     cameras, count = viewmats.shape[0], means.shape[0]
-    frame = steps.Frame(width, height, eps2d, near_plane, far_plane, radius_clip)
-    means2d, depths, conics, compensations, radii = steps.Project.apply(means, quats, scales, viewmats, Ks, frame)
+    antialiased, rules = rasterize_mode == "antialiased", get_rules()
+    frame = steps.Frame(width, height, eps2d, near_plane, far_plane, radius_clip, antialiased, rules)
+    means2d, depths, conics, compensations, radii = steps.Project.apply(
+        means, quats, scales, opacities, viewmats, Ks, frame
+    )
     opacities = opacities.expand(cameras, count)
-    if rasterize_mode == "antialiased":
+    if antialiased:
         opacities = opacities * compensations
     if sh_degree is not None:
         centres = torch.inverse(viewmats)[:, :3, 3]
@@ -106,14 +111,14 @@ def rasterization(
             background = means.new_zeros(cameras, CHANNELS)
         return steps.Blend.apply(
             means2d, conics, chunk, opacities, depths, background.to(means), radii,
-            width, height, depth, render_mode.endswith("ED"), absgrad,
+            width, height, depth, render_mode.endswith("ED"), absgrad, rules,
         )  # fmt: skip
 
     image, alphas = _blend_channels(blend, colors, backgrounds, render_mode, absgrad)
     meta = {
         "camera_ids": None,
         "gaussian_ids": None,
-        "radii": radii,
+        "radii": radii[..., 0] if rules.square_radius else radii,
         "means2d": means2d,
         "depths": depths,
         "conics": conics,
@@ -124,6 +129,7 @@ def rasterization(
         "width": width,
         "height": height,
         "n_cameras": cameras,
+        "n_batches": 1,
     }
     return image, alphas, meta
 

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from lora3d_splat.errors import InputError
 from lora3d_splat.rasterize import blend, blend_backward, lists, projection, projection_backward, sh_kernels
 from lora3d_splat.rasterize.numerics import PIXELS, TILE
+from lora3d_splat.rasterize.rules import Rules
 from lora3d_splat.rasterize.threads import get_num_threads, run_ranges
 
 GAUSSIAN_GRAIN = 4096
@@ -32,6 +33,8 @@ class Frame:
     near_plane: float
     far_plane: float
     radius_clip: float
+    antialiased: bool
+    rules: Rules
 
 
 @dataclass(frozen=True)
@@ -76,22 +79,23 @@ class Project(torch.autograd.Function):
     """Gaussians in the world to splats on every image."""
 
     @staticmethod
-    def forward(ctx, means, quats, scales, viewmats, Ks, frame: Frame):
+    def forward(ctx, means, quats, scales, opacities, viewmats, Ks, frame: Frame):
         cameras, count = viewmats.shape[0], means.shape[0]
-        inputs = [array(t) for t in (means, quats, scales, viewmats, Ks)]
+        inputs = [array(t) for t in (means, quats, scales, opacities, viewmats, Ks)]
         means2d = means.new_empty(cameras, count, 2)
         depths, compensations = means.new_empty(cameras, count), means.new_empty(cameras, count)
         conics = means.new_empty(cameras, count, 3)
-        radii = torch.empty(cameras, count, dtype=torch.int32)
+        radii = torch.empty(cameras, count, 2, dtype=torch.int32)
         outputs = [t.numpy() for t in (means2d, depths, conics, compensations, radii)]
         invalid = np.zeros(ranges(count), np.int64)
         for camera in range(cameras):
             run_ranges(
-                projection.project, count, GAUSSIAN_GRAIN, *inputs[:3], inputs[3][camera], inputs[4][camera],
+                projection.project, count, GAUSSIAN_GRAIN, *inputs[:4], inputs[4][camera], inputs[5][camera],
                 frame.width, frame.height, float(frame.eps2d), float(frame.near_plane), float(frame.far_plane),
-                float(frame.radius_clip), *(output[camera] for output in outputs), invalid, GAUSSIAN_GRAIN,
+                float(frame.radius_clip), frame.rules.square_radius, frame.antialiased,
+                float(frame.rules.compensation_min), *(output[camera] for output in outputs), invalid, GAUSSIAN_GRAIN,
             )  # fmt: skip
-            reject_non_finite(invalid, "mean, quaternion or scale")
+            reject_non_finite(invalid, "mean, quaternion, scale or opacity")
         ctx.frame = frame
         ctx.mark_non_differentiable(radii)
         ctx.save_for_backward(means, quats, scales, viewmats, Ks, conics, compensations, radii)
@@ -101,7 +105,7 @@ class Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, v_means2d, v_depths, v_conics, v_compensations, _):
         means, quats, scales, viewmats, Ks, conics, compensations, radii = ctx.saved_tensors
-        cameras, count = radii.shape
+        cameras, count = radii.shape[:2]
         v_means, v_quats, v_scales = (t.new_zeros(t.shape) for t in (means, quats, scales))
         v_viewmats = torch.zeros_like(viewmats)
         inputs = [array(t) for t in (means, quats, scales, viewmats, Ks)]
@@ -116,7 +120,7 @@ class Project(torch.autograd.Function):
                 *(t[camera] for t in saved), *(t[camera] for t in incoming), *outputs, partial, GAUSSIAN_GRAIN,
             )  # fmt: skip
             v_viewmats[camera, :3] = torch.from_numpy(partial.sum(0).reshape(3, 4)).to(viewmats.dtype)
-        return v_means, v_quats, v_scales, v_viewmats, None, None
+        return v_means, v_quats, v_scales, None, v_viewmats, None, None
 
 
 class Shade(torch.autograd.Function):
@@ -124,7 +128,7 @@ class Shade(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, means, centres, coefficients, radii, degree: int):
-        cameras, count = radii.shape
+        cameras, count = radii.shape[:2]
         colours = means.new_empty(cameras, count, 3)
         inputs = [array(t) for t in (means, centres, coefficients, radii)]
         invalid = np.zeros(ranges(count), np.int64)
@@ -149,7 +153,7 @@ class Shade(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, v_colours):
         means, centres, coefficients, radii, colours = ctx.saved_tensors
-        cameras, count = radii.shape
+        cameras, count = radii.shape[:2]
         v_means = means.new_zeros(means.shape)
         v_centres = torch.zeros_like(centres)
         v_coefficients = coefficients.new_empty(coefficients.shape)
@@ -172,7 +176,7 @@ class Blend(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, means2d, conics, colours, opacities, depths, backgrounds, radii,
-        width: int, height: int, with_depth: bool, expected: bool, absgrad: bool,
+        width: int, height: int, with_depth: bool, expected: bool, absgrad: bool, rules: Rules,
     ):  # fmt: skip
         cameras = means2d.shape[0]
         depth_flag = True if with_depth else None
@@ -182,17 +186,17 @@ class Blend(torch.autograd.Function):
         background = array(backgrounds)
         ctx.lists, ctx.residues = [], []
         for camera in range(cameras):
-            tile_lists = build_lists(*(t[camera] for t in inputs), width, height)
+            tile_lists = build_lists(*(t[camera] for t in inputs), rules.square_radius, width, height)
             tiles_x, tiles = tile_grid(width, height)
             residue = np.empty((2, tiles, PIXELS), background.dtype)
             run_ranges(
                 blend.blend_tiles, tiles, tiles_x, tiles_x, width, height, tile_lists.offsets, tile_lists.ranks,
-                tile_lists.splats, background[camera], expected, image[camera].numpy(), alphas[camera, ..., 0].numpy(),
-                residue[0], residue[1], depth_flag,
+                tile_lists.splats, background[camera], expected, rules.alpha_max, image[camera].numpy(),
+                alphas[camera, ..., 0].numpy(), residue[0], residue[1], depth_flag,
             )  # fmt: skip
             ctx.lists.append(tile_lists)
             ctx.residues.append(residue)
-        ctx.settings = (width, height, depth_flag, expected, absgrad)
+        ctx.settings = (width, height, depth_flag, expected, absgrad, rules.alpha_max)
         ctx.save_for_backward(means2d, backgrounds, image, alphas)
         return image, alphas
 
@@ -200,7 +204,7 @@ class Blend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, v_image, v_alphas):
         means2d, backgrounds, image, alphas = ctx.saved_tensors
-        width, height, depth_flag, expected, absgrad = ctx.settings
+        width, height, depth_flag, expected, absgrad, alpha_max = ctx.settings
         v_means2d, v_abs = torch.zeros_like(means2d), torch.zeros_like(means2d) if absgrad else None
         v_conics, v_colours = means2d.new_zeros(*means2d.shape[:2], 3), means2d.new_zeros(*means2d.shape[:2], 3)
         v_opacities, v_depths = means2d.new_zeros(means2d.shape[:2]), means2d.new_zeros(means2d.shape[:2])
@@ -212,8 +216,8 @@ class Blend(torch.autograd.Function):
             run_ranges(
                 blend_backward.unblend_tiles, tiles, tiles_x, tiles_x, width, height, tile_lists.offsets,
                 tile_lists.ranks, tile_lists.slots, tile_lists.splats, background[camera], expected,
-                image[camera].numpy(), alphas[camera, ..., 0].numpy(), residue[0], residue[1], incoming[0][camera],
-                incoming[1][camera, ..., 0], pairs, depth_flag, True if absgrad else None,
+                alpha_max, image[camera].numpy(), alphas[camera, ..., 0].numpy(), residue[0], residue[1],
+                incoming[0][camera], incoming[1][camera, ..., 0], pairs, depth_flag, True if absgrad else None,
             )  # fmt: skip
             run_ranges(
                 blend_backward.gather_splats, tile_lists.order.size, GAUSSIAN_GRAIN, tile_lists.order,
@@ -223,7 +227,7 @@ class Blend(torch.autograd.Function):
         if v_abs is not None:
             means2d.absgrad = v_abs
         v_backgrounds = (v_image[..., :3] * (1 - alphas)).sum((1, 2)) if ctx.needs_input_grad[5] else None
-        return v_means2d, v_conics, v_colours, v_opacities, v_depths, v_backgrounds, *(None,) * 6
+        return v_means2d, v_conics, v_colours, v_opacities, v_depths, v_backgrounds, *(None,) * 7
 
 
 def tile_grid(width: int, height: int) -> tuple[int, int]:
@@ -232,8 +236,8 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
     return tiles_x, tiles_x * -(-height // TILE)
 
 
-def build_lists(means2d, conics, opacities, colours, depths, radii, width: int, height: int) -> TileLists:
-    """Sort, pack and distribute the visible splats of one camera; arrays [N, ...]."""
+def build_lists(means2d, conics, opacities, colours, depths, radii, square_radius: bool, width: int, height: int):
+    """The :class:`TileLists` of one camera: visible splats sorted, packed and distributed; arrays [N, ...]."""
     tiles_x, tiles = tile_grid(width, height)
     tiles_y = tiles // tiles_x
     order = lists.sort_by_depth(depths, radii)
@@ -242,7 +246,7 @@ def build_lists(means2d, conics, opacities, colours, depths, radii, width: int, 
     invalid = np.zeros(max(ranges(order.size), 1), np.int64)
     run_ranges(
         lists.pack, order.size, GAUSSIAN_GRAIN, order, means2d, conics, opacities, colours, depths, radii,
-        tiles_x, tiles_y, splats, boxes, pair_counts, invalid, GAUSSIAN_GRAIN,
+        square_radius, tiles_x, tiles_y, splats, boxes, pair_counts, invalid, GAUSSIAN_GRAIN,
     )  # fmt: skip
     reject_non_finite(invalid, "opacity or colour")
     pair_starts, offsets = np.empty(order.size + 1, np.int64), np.empty(tiles + 1, np.int64)

@@ -12,7 +12,6 @@ import math
 import numpy as np
 
 from lora3d_splat.rasterize.numerics import (
-    ALPHA_MAX,
     ALPHA_MIN,
     PIXELS,
     TILE,
@@ -59,15 +58,14 @@ def rows_and_halves(x, y, extent_x, extent_y):
 
 
 @fast_kernel
-def blend_splat(state, begin, end, x, y, a, b, c, opacity, red, green, blue, depth, number):
+def blend_splat(state, begin, end, x, y, a, b, c, opacity, red, green, blue, depth, number, alpha_max):
     """Blend one splat into pixels [begin, end) of the state; ``depth`` None leaves the depth plane out.
 
     A finished pixel keeps its transmittance with the sign flipped: the stop test then rejects every later splat.
     """
     real = state.dtype.type
     zero, one = real(0), real(1)
-    alpha_min, alpha_max, trans_min = real(ALPHA_MIN), real(ALPHA_MAX), real(TRANSMITTANCE_MIN)
-    sigma_max = real(SIGMA_MAX)
+    alpha_min, trans_min, sigma_max = real(ALPHA_MIN), real(TRANSMITTANCE_MIN), real(SIGMA_MAX)
     for p in range(np.uint64(begin), np.uint64(end)):
         dx = x - state[p + OFFSET_X]
         dy = y - state[p + OFFSET_Y]
@@ -101,7 +99,7 @@ def any_open(state):
 
 @fast_kernel
 def blend_tiles(
-    start, stop, tiles_x, width, height, offsets, ranks, splats, background, expected,
+    start, stop, tiles_x, width, height, offsets, ranks, splats, background, expected, alpha_max,
     image, alphas, transmittances, last_entries, with_depth,
 ):  # fmt: skip
     """Render tiles [start, stop).
@@ -112,6 +110,7 @@ def blend_tiles(
     the depth sum by alpha.
     """
     real = splats.dtype.type
+    clamp = real(alpha_max)
     state = np.empty(FORWARD_PLANES * PIXELS, splats.dtype)
     fill_offsets(state)
     for tile in range(start, stop):
@@ -136,11 +135,39 @@ def blend_tiles(
                         last = half * HALF_PIXELS + to_row * HALF
                         if with_depth is None:
                             blend_splat(
-                                state, first, last, x, y, s[2], s[3], s[4], s[5], s[6], s[7], s[8], None, number
+                                state,
+                                first,
+                                last,
+                                x,
+                                y,
+                                s[2],
+                                s[3],
+                                s[4],
+                                s[5],
+                                s[6],
+                                s[7],
+                                s[8],
+                                None,
+                                number,
+                                clamp,
                             )
                         else:
                             blend_splat(
-                                state, first, last, x, y, s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], number
+                                state,
+                                first,
+                                last,
+                                x,
+                                y,
+                                s[2],
+                                s[3],
+                                s[4],
+                                s[5],
+                                s[6],
+                                s[7],
+                                s[8],
+                                s[9],
+                                number,
+                                clamp,
                             )
             if not any_open(state):
                 break

@@ -11,7 +11,6 @@ import numpy as np
 
 from lora3d_splat.rasterize.blend import HALF, HALF_PIXELS, OFFSET_X, OFFSET_Y, SIGMA_MAX, fill_offsets, rows_and_halves
 from lora3d_splat.rasterize.numerics import (
-    ALPHA_MAX,
     ALPHA_MIN,
     PIXELS,
     TILE,
@@ -29,11 +28,11 @@ PAIR_COLUMNS = 10
 
 
 @fast_kernel
-def unblend_splat(state, begin, end, x, y, a, b, c, opacity, red, green, blue, depth, number, absgrad):
+def unblend_splat(state, begin, end, x, y, a, b, c, opacity, red, green, blue, depth, number, absgrad, alpha_max):
     """Gradient sums of one splat over pixels [begin, end); ``depth`` or ``absgrad`` None leaves that part out."""
     real = state.dtype.type
     zero, one, two = real(0), real(1), real(2)
-    alpha_min, alpha_max, sigma_max = real(ALPHA_MIN), real(ALPHA_MAX), real(SIGMA_MAX)
+    alpha_min, sigma_max = real(ALPHA_MIN), real(SIGMA_MAX)
     m = m_x = m_y = m_xx = m_xy = m_yy = zero
     s_red = s_green = s_blue = s_depth = abs_x = abs_y = zero
     for p in range(np.uint64(begin), np.uint64(end)):
@@ -113,11 +112,12 @@ def load_tile(
 
 @fast_kernel
 def unblend_tiles(
-    start, stop, tiles_x, width, height, offsets, ranks, slots, splats, background, expected,
+    start, stop, tiles_x, width, height, offsets, ranks, slots, splats, background, expected, alpha_max,
     image, alphas, transmittances, last_entries, v_image, v_alphas, pairs, with_depth, absgrad,
 ):  # fmt: skip
     """Write the gradient sums of every (tile, splat) pair of tiles [start, stop) to the pair's own row of ``pairs``."""
     real = splats.dtype.type
+    clamp = real(alpha_max)
     state = np.empty(BACKWARD_PLANES * PIXELS, splats.dtype)
     fill_offsets(state)
     for tile in range(start, stop):
@@ -146,11 +146,41 @@ def unblend_tiles(
                     last = half * HALF_PIXELS + to_row * HALF
                     if with_depth is None:
                         sums = unblend_splat(
-                            state, first, last, x, y, s[2], s[3], s[4], s[5], s[6], s[7], s[8], None, number, absgrad
+                            state,
+                            first,
+                            last,
+                            x,
+                            y,
+                            s[2],
+                            s[3],
+                            s[4],
+                            s[5],
+                            s[6],
+                            s[7],
+                            s[8],
+                            None,
+                            number,
+                            absgrad,
+                            clamp,
                         )
                     else:
                         sums = unblend_splat(
-                            state, first, last, x, y, s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], number, absgrad
+                            state,
+                            first,
+                            last,
+                            x,
+                            y,
+                            s[2],
+                            s[3],
+                            s[4],
+                            s[5],
+                            s[6],
+                            s[7],
+                            s[8],
+                            s[9],
+                            number,
+                            absgrad,
+                            clamp,
                         )
                     for column in range(PAIR_COLUMNS):
                         row[column] += sums[column]

@@ -25,14 +25,14 @@ EXTENT_MARGIN = 0.02
 def sort_by_depth(depths, radii):
     """Indices of the visible splats by increasing float32 depth, ties by index (stable radix sort, 3 x 11 bits)."""
     visible = 0
-    for n in range(radii.size):
-        visible += radii[n] > 0
+    for n in range(depths.size):
+        visible += radii[n, 0] > 0
     keys, order = np.empty(visible, np.uint32), np.empty(visible, np.int32)
     other_keys, other_order = np.empty(visible, np.uint32), np.empty(visible, np.int32)
     counts = np.zeros((3, BUCKETS), np.int32)
     m = 0
-    for n in range(radii.size):
-        if radii[n] > 0:
+    for n in range(depths.size):
+        if radii[n, 0] > 0:
             key = np.float32(depths[n]).view(np.uint32)
             keys[m], order[m] = key, n
             for digit in range(3):
@@ -56,14 +56,14 @@ def sort_by_depth(depths, radii):
 
 @strict_kernel
 def pack(
-    start, stop, order, means2d, conics, opacities, colours, depths, radii, tiles_x, tiles_y,
+    start, stop, order, means2d, conics, opacities, colours, depths, radii, square_radius, tiles_x, tiles_y,
     splats, boxes, pair_counts, invalid, grain,
 ):  # fmt: skip
     """Gather splats of depth ranks [start, stop) into one row each and bound the tiles they touch.
 
-    ``boxes`` [M, 4] int16 is tile x from/to, y from/to: gsplat's square of the integer radius snapped to tiles, cut
-    down to the bounding box of the ellipse outside which alpha stays below 1/255. ``invalid[range]`` becomes 1 + the
-    index of a splat whose opacity or colour is not finite.
+    ``boxes`` [M, 4] int16 is tile x from/to, y from/to: the bounding box of the ellipse outside which alpha stays below
+    1/255, with ``square_radius`` cut down to the square of the radius snapped to tiles. ``invalid[range]`` becomes
+    1 + the index of a splat whose opacity or colour is not finite.
     """
     real = splats.dtype.type
     half, one, zero = real(0.5), real(1), real(0)
@@ -85,11 +85,12 @@ def pack(
         splats[rank, 5] = opacity
         splats[rank, 6], splats[rank, 7], splats[rank, 8] = colours[n, 0], colours[n, 1], colours[n, 2]
         splats[rank, 9], splats[rank, 10], splats[rank, 11] = depths[n], extent_x, extent_y
-        tile_x, tile_y, tile_radius = x / size, y / size, real(radii[n]) / size
-        from_x = max(math.floor(tile_x - tile_radius), math.floor((x - extent_x) / size))
-        to_x = min(math.ceil(tile_x + tile_radius), math.ceil((x + extent_x) / size))
-        from_y = max(math.floor(tile_y - tile_radius), math.floor((y - extent_y) / size))
-        to_y = min(math.ceil(tile_y + tile_radius), math.ceil((y + extent_y) / size))
+        from_x, to_x = math.floor((x - extent_x) / size), math.ceil((x + extent_x) / size)
+        from_y, to_y = math.floor((y - extent_y) / size), math.ceil((y + extent_y) / size)
+        if square_radius:
+            tile_x, tile_y, tile_radius = x / size, y / size, real(radii[n, 0]) / size
+            from_x, to_x = max(from_x, math.floor(tile_x - tile_radius)), min(to_x, math.ceil(tile_x + tile_radius))
+            from_y, to_y = max(from_y, math.floor(tile_y - tile_radius)), min(to_y, math.ceil(tile_y + tile_radius))
         from_x, to_x = min(max(from_x, 0), tiles_x), min(max(to_x, 0), tiles_x)
         from_y, to_y = min(max(from_y, 0), tiles_y), min(max(to_y, 0), tiles_y)
         if extent_x < zero or to_x < from_x or to_y < from_y:

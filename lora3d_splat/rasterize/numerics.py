@@ -23,9 +23,6 @@ PIXELS = TILE * TILE
 ALPHA_MIN = 1.0 / 255.0
 """A splat contributes to a pixel only from this alpha on."""
 
-ALPHA_MAX = 0.999
-"""Alphas are clamped to this value (gsplat 1.4)."""
-
 TRANSMITTANCE_MIN = 1e-4
 """A pixel is finished before the splat that would bring its transmittance to this value or below."""
 

@@ -6,7 +6,10 @@ import math
 
 import numpy as np
 
-from lora3d_splat.rasterize.numerics import strict_kernel
+from lora3d_splat.rasterize.numerics import ALPHA_MIN, strict_kernel
+
+REACH_MAX = 3.33
+"""Standard deviations at which alpha is below 1/255 whatever the opacity."""
 
 
 @strict_kernel
@@ -45,21 +48,22 @@ def jacobian_of_pinhole(x, y, z, K, width, height):
 
 @strict_kernel
 def project(
-    start, stop, means, quats, scales, view, K, width, height, eps2d, near, far, radius_clip,
-    means2d, depths, conics, compensations, radii, invalid, grain,
+    start, stop, means, quats, scales, opacities, view, K, width, height, eps2d, near, far, radius_clip,
+    square_radius, antialiased, compensation_min, means2d, depths, conics, compensations, radii, invalid, grain,
 ):  # fmt: skip
     """Project Gaussians [start, stop) into one camera.
 
-    Inputs: ``means`` [N, 3], ``quats`` [N, 4] wxyz of any length, ``scales`` [N, 3], ``view`` [4, 4] camera from world,
-    ``K`` [3, 3]. Outputs: ``means2d`` [N, 2] px, ``depths`` [N] z, ``conics`` [N, 3] (xx, xy, yy of the inverse blurred
-    covariance), ``compensations`` [N], ``radii`` [N] int32; a culled Gaussian has radius 0 and zeros elsewhere.
-    ``invalid[range]`` becomes 1 + the index of a Gaussian with a non-finite mean, quaternion or scale.
+    Inputs: ``means`` [N, 3], ``quats`` [N, 4] wxyz of any length, ``scales`` [N, 3], ``opacities`` [N], ``view`` [4, 4]
+    camera from world, ``K`` [3, 3]; ``square_radius`` and ``compensation_min`` as in :class:`Rules`. Outputs:
+    ``means2d`` [N, 2] px, ``depths`` [N] z, ``conics`` [N, 3] (xx, xy, yy of the inverse blurred covariance),
+    ``compensations`` [N], ``radii`` [N, 2] int32 in x and y; a culled Gaussian has radius 0 and zeros elsewhere.
+    ``invalid[range]`` becomes 1 + the index of a Gaussian with a value that is not finite.
     """
     real = means.dtype.type
     half, zero, one = real(0.5), real(0), real(1)
     eps = real(eps2d)
     for n in range(start, stop):
-        radii[n] = 0
+        radii[n, 0] = radii[n, 1] = 0
         depths[n] = zero
         compensations[n] = zero
         means2d[n, 0] = means2d[n, 1] = zero
@@ -67,6 +71,7 @@ def project(
         mx, my, mz = means[n, 0], means[n, 1], means[n, 2]
         qw, qx, qy, qz = quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3]
         total = mx + my + mz + qw + qx + qy + qz + scales[n, 0] + scales[n, 1] + scales[n, 2]
+        total += opacities[n]
         if not math.isfinite(total):
             invalid[start // grain] = n + 1
             continue
@@ -105,16 +110,25 @@ def project(
             continue
         xx += eps
         yy += eps
-        mid, gap = half * (xx + yy), half * (xx - yy)
-        radius = math.ceil(real(3) * math.sqrt(mid + math.sqrt(max(real(0.01), gap * gap + xy * xy))))
-        if radius <= radius_clip:
+        compensation = max(math.sqrt(sharp / det), real(compensation_min))
+        if square_radius:
+            mid, gap = half * (xx + yy), half * (xx - yy)
+            reach = real(3) * math.sqrt(mid + math.sqrt(max(real(0.01), gap * gap + xy * xy)))
+            radius_x = radius_y = math.ceil(reach)
+        else:
+            opacity = opacities[n] * compensation if antialiased else opacities[n]
+            if opacity < real(ALPHA_MIN):
+                continue
+            reach = min(real(REACH_MAX), math.sqrt(real(2) * math.log(opacity / real(ALPHA_MIN))))
+            radius_x, radius_y = math.ceil(reach * math.sqrt(xx)), math.ceil(reach * math.sqrt(yy))
+        if radius_x <= radius_clip and radius_y <= radius_clip:
             continue
         px = K[0, 0] * x / z + K[0, 2]
         py = K[1, 1] * y / z + K[1, 2]
-        if px + radius <= zero or px - radius >= width or py + radius <= zero or py - radius >= height:
+        if px + radius_x <= zero or px - radius_x >= width or py + radius_y <= zero or py - radius_y >= height:
             continue
-        radii[n] = np.int32(min(radius, 1 << 30))
+        radii[n, 0], radii[n, 1] = np.int32(min(radius_x, 1 << 30)), np.int32(min(radius_y, 1 << 30))
         means2d[n, 0], means2d[n, 1] = px, py
         depths[n] = z
         conics[n, 0], conics[n, 1], conics[n, 2] = yy / det, -xy / det, xx / det
-        compensations[n] = math.sqrt(sharp / det)
+        compensations[n] = compensation

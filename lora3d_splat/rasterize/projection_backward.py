@@ -40,7 +40,7 @@ def project_backward(
     w20, w21, w22 = view[2, 0], view[2, 1], view[2, 2]
     view_sum = v_view[start // grain]
     for n in range(start, stop):
-        if radii[n] <= 0:
+        if radii[n, 0] <= 0:
             continue
         # Inverse of the blurred covariance: dL/dcov = -K dL/dK K, the off-diagonal of the conic counting once.
         a, b, c = conics[n, 0], conics[n, 1], conics[n, 2]

@@ -1,4 +1,4 @@
-"""gsplat 1.4's image formation in plain torch, any dtype: the yardstick of the compiled kernels, far too slow to train.
+"""gsplat's image formation in plain torch, any dtype: the yardstick of the compiled kernels, far too slow to train.
 
 Every Gaussian meets every pixel, so memory grows with their product; use it for small scenes. Gradients come from
 autograd, hence from other arithmetic than the hand-written backward kernels.
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN, TILE = 1.0 / 255.0, 0.999, 1e-4, 16
+from lora3d_splat.rasterize.rules import Rules, get_rules
+
+ALPHA_MIN, TRANSMITTANCE_MIN, TILE = 1.0 / 255.0, 1e-4, 16
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Splats:
     compensations: Tensor
     """Opacity factor of the antialiased mode [N]."""
     radii: Tensor
-    """Pixels, 0 where culled [N] int32."""
+    """Pixels in x and y, 0 where culled [N, 2] int32."""
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
@@ -42,8 +44,8 @@ def rotation_matrices(quats: Tensor) -> Tensor:
 
 
 def project(
-    means: Tensor, quats: Tensor, scales: Tensor, view: Tensor, K: Tensor, width: int, height: int,
-    eps2d: float = 0.3, near_plane: float = 0.01, far_plane: float = 1e10, radius_clip: float = 0.0,
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, view: Tensor, K: Tensor, width: int, height: int,
+    eps2d: float, near_plane: float, far_plane: float, radius_clip: float, antialiased: bool, rules: Rules,
 ) -> Splats:  # fmt: skip
     """EWA projection (Zwicker et al. 2001) of Gaussians [N, ...] into one camera ``view`` [4, 4], ``K`` [3, 3]."""
     points = means @ view[:3, :3].T + view[:3, 3]
@@ -67,18 +69,29 @@ def project(
     xx, yy = xx + eps2d, yy + eps2d
     det = xx * yy - xy * xy
     safe = torch.where(det > 0, det, torch.ones_like(det))
-    middle = 0.5 * (xx + yy)
-    radius = torch.ceil(3 * torch.sqrt(middle + torch.sqrt((middle * middle - det).clamp(min=0.01))))
+    compensations = (sharp / safe).clamp(min=0).sqrt().clamp(min=rules.compensation_min)
+    radii, bright = splat_radii(xx, yy, det, opacities * compensations if antialiased else opacities, rules)
     means2d = ray * focal + centre
-    on_image = ((means2d + radius[:, None] > 0) & (means2d - radius[:, None] < size)).all(-1)
-    kept = in_depth & (det > 0) & (radius > radius_clip) & on_image
+    on_image = ((means2d + radii > 0) & (means2d - radii < size)).all(-1)
+    kept = in_depth & (det > 0) & bright & (radii > radius_clip).any(-1) & on_image
     return Splats(
         means2d=means2d,
         depths=depths,
         conics=torch.stack([yy, -xy, xx], -1) / safe[:, None],
-        compensations=(sharp / safe).clamp(min=0).sqrt(),
-        radii=torch.where(kept, radius, torch.zeros_like(radius)).to(torch.int32),
+        compensations=compensations,
+        radii=torch.where(kept[:, None], radii, torch.zeros_like(radii)).to(torch.int32),
     )
+
+
+@torch.no_grad()
+def splat_radii(xx: Tensor, yy: Tensor, det: Tensor, opacities: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+    """Radii in x and y [N, 2] of blurred covariances, and which splats are bright enough to be kept [N] bool."""
+    if rules.square_radius:
+        middle = 0.5 * (xx + yy)
+        radius = torch.ceil(3 * torch.sqrt(middle + torch.sqrt((middle * middle - det).clamp(min=0.01))))
+        return torch.stack([radius, radius], -1), torch.ones_like(radius, dtype=torch.bool)
+    reach = torch.sqrt(2 * torch.log((opacities / ALPHA_MIN).clamp(min=1))).clamp(max=3.33)
+    return torch.ceil(reach[:, None] * torch.stack([xx, yy], -1).sqrt()), opacities >= ALPHA_MIN
 
 
 def harmonics_basis(directions: Tensor, degree: int) -> Tensor:
@@ -116,23 +129,23 @@ def shade(means: Tensor, view: Tensor, coefficients: Tensor, degree: int) -> Ten
 
 
 def tile_membership(splats: Splats, columns: Tensor, rows: Tensor, order: Tensor) -> Tensor:
-    """Whether the tile of each pixel lies in each splat's square of the integer radius, snapped to tiles [P, M]."""
-    centre, radius = splats.means2d[order] / TILE, splats.radii[order, None] / TILE
+    """Whether the tile of each pixel lies in each splat's box of the integer radii, snapped to tiles [P, M]."""
+    centre, radius = splats.means2d[order] / TILE, splats.radii[order] / TILE
     low, high = torch.floor(centre - radius), torch.ceil(centre + radius)
     tile = torch.stack([columns // TILE, rows // TILE], -1)[:, None]
     return ((tile >= low) & (tile < high)).all(-1)
 
 
 def blend(
-    splats: Splats, opacities: Tensor, values: Tensor, width: int, height: int, band: float = 0.0
+    splats: Splats, opacities: Tensor, values: Tensor, width: int, height: int, rules: Rules, band: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Front-to-back blending of ``values`` [N, D] into [H, W, D], alphas [H, W] and doubtful pixels [H, W] bool.
 
-    A pixel is doubtful if one of its decisions (alpha against 1/255 and 0.999, transmittance against 1e-4) is closer
-    than the relative distance ``band``: rounding may then decide the other way, and images may differ visibly.
+    A pixel is doubtful if one of its decisions (alpha against 1/255 and its clamp, transmittance against 1e-4) is
+    closer than the relative distance ``band``: rounding may then decide the other way, and images may differ visibly.
     """
     device = values.device
-    order = torch.nonzero(splats.radii > 0)[:, 0]
+    order = torch.nonzero(splats.radii[:, 0] > 0)[:, 0]
     order = order[torch.argsort(splats.depths[order].float(), stable=True)]
     rows, columns = torch.meshgrid(
         torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
@@ -143,7 +156,7 @@ def blend(
     a, b, c = splats.conics[order].unbind(-1)
     sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
     raw = opacities[order] * torch.exp(-sigma)
-    alpha = raw.clamp(max=ALPHA_MAX)
+    alpha = raw.clamp(max=rules.alpha_max)
     listed = tile_membership(splats, columns, rows, order) & (sigma >= 0)
     seen = listed & (alpha >= ALPHA_MIN)
     alpha = torch.where(seen, alpha, torch.zeros_like(alpha))
@@ -155,10 +168,10 @@ def blend(
     image = (alpha * before) @ values[order]
     transmittance = after[:, -1] if len(order) else torch.ones_like(pixels[:, 0])
     with torch.no_grad():
-        reached = torch.cumprod(torch.where(seen, 1 - raw.clamp(max=ALPHA_MAX), 1.0), dim=1)
+        reached = torch.cumprod(torch.where(seen, 1 - raw.clamp(max=rules.alpha_max), 1.0), dim=1)
         doubtful = listed & (
             ((raw / ALPHA_MIN - 1).abs() < band)
-            | ((raw / ALPHA_MAX - 1).abs() < band)
+            | ((raw / rules.alpha_max - 1).abs() < band)
             | ((reached / TRANSMITTANCE_MIN - 1).abs() < band)
             | ((sigma.abs() < band) & (band > 0))
         )
@@ -174,21 +187,26 @@ def rasterization(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
     """Arguments and results of :func:`lora3d_splat.rasterize.rasterization`; ``meta`` has radii and doubtful pixels."""
     images, alphas, radii, doubtful = [], [], [], []
+    antialiased, rules = rasterize_mode == "antialiased", get_rules()
     for camera, (view, K) in enumerate(zip(viewmats, Ks, strict=True)):
-        splats = project(means, quats, scales, view, K, width, height, eps2d, near_plane, far_plane, radius_clip)
+        splats = project(
+            means, quats, scales, opacities, view, K, width, height, eps2d, near_plane, far_plane, radius_clip,
+            antialiased, rules,
+        )  # fmt: skip
         own = colors[camera] if colors.dim() == (3 if sh_degree is None else 4) else colors
         values = own if sh_degree is None else shade(means, view, own, sh_degree)
-        faded = opacities * splats.compensations if rasterize_mode == "antialiased" else opacities
+        faded = opacities * splats.compensations if antialiased else opacities
         with_depth, only_depth = render_mode != "RGB", render_mode in ("D", "ED")
         if with_depth:
             values = torch.cat([values[:, : 0 if only_depth else None], splats.depths[:, None]], -1)
-        image, alpha, unsure = blend(splats, faded, values, width, height, band)
+        image, alpha, unsure = blend(splats, faded, values, width, height, rules, band)
         if backgrounds is not None and not only_depth:
             behind = torch.nn.functional.pad(backgrounds[camera], (0, int(with_depth)))
             image = image + (1 - alpha)[..., None] * behind
         if render_mode.endswith("ED"):
             image = torch.cat([image[..., :-1], image[..., -1:] / alpha[..., None].clamp(min=1e-10)], -1)
-        for target, item in zip((images, alphas, radii, doubtful), (image, alpha, splats.radii, unsure), strict=True):
+        own_radii = splats.radii[:, 0] if rules.square_radius else splats.radii
+        for target, item in zip((images, alphas, radii, doubtful), (image, alpha, own_radii, unsure), strict=True):
             target.append(item)
     meta = {"radii": torch.stack(radii), "doubtful": torch.stack(doubtful)}
     return torch.stack(images), torch.stack(alphas)[..., None], meta

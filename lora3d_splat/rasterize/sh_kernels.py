@@ -22,7 +22,7 @@ def shade(start, stop, means, centre, coefficients, radii, degree, colours, inva
     basis = np.empty(16, means.dtype)
     for n in range(start, stop):
         red, green, blue = real(0.5), real(0.5), real(0.5)
-        if radii[n] <= 0:
+        if radii[n, 0] <= 0:
             colours[n, 0] = colours[n, 1] = colours[n, 2] = real(0)
             continue
         x, y, z, _ = unit_direction(means, n, centre)
@@ -53,7 +53,7 @@ def shade_backward(
     for n in range(start, stop):
         if fresh:
             v_coefficients[n, :] = real(0)
-        if radii[n] <= 0:
+        if radii[n, 0] <= 0:
             continue
         red = v_colours[n, 0] if colours[n, 0] > real(0) else real(0)
         green = v_colours[n, 1] if colours[n, 1] > real(0) else real(0)

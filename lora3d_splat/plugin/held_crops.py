@@ -1,0 +1,113 @@
+"""A crop of every training picture that the training never sees, to notice when further steps do harm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor, nn
+
+from lora3d_splat.photometric import photo_loss
+
+LEAST_SIDE = 24
+"""Pixels; smaller crops say nothing about structure."""
+
+
+@dataclass
+class EarlyStopConfig:
+    """Stopping when a held-out crop of the training pictures gets worse."""
+
+    enabled: bool = True
+    """Hold crops out and stop; False trains on whole pictures for all steps."""
+    side: float = 0.2
+    """Width and height of the crop, as a share of the picture's."""
+    every: int = 50
+    """Steps between two looks at the crops."""
+    patience: int = 4
+    """Looks without a gain after which training ends; the best state that was seen is kept."""
+    ssim_weight: float = 0.5
+    """Share of 1 - SSIM in what is compared, the rest is L1: too many steps on wrong poses cost structure first."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of whole pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def of(self, picture: Tensor) -> Tensor:
+        """The part (height, width, ...) of a picture (H, W, ...)."""
+        return picture[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def crop_camera(camera: Cameras, crop: Crop) -> Cameras:
+    """The camera that sees the crop alone."""
+    return Cameras(
+        camera_to_worlds=camera.camera_to_worlds,
+        fx=camera.fx,
+        fy=camera.fy,
+        cx=camera.cx - crop.left,
+        cy=camera.cy - crop.top,
+        width=torch.full_like(camera.width, crop.width),
+        height=torch.full_like(camera.height, crop.height),
+        camera_type=camera.camera_type,
+        metadata=camera.metadata,
+    )
+
+
+def place_crop(view: int, width: int, height: int, side: float) -> Crop | None:
+    """Where the crop of a training view lies: drawn at random, the same in every run; None in a small picture."""
+    size = [max(round(side * length), LEAST_SIDE) for length in (width, height)]
+    if 2 * size[0] > width or 2 * size[1] > height:
+        return None
+    generator = torch.Generator().manual_seed(view)
+    left, top = (
+        int(torch.randint(length - part + 1, (1,), generator=generator))
+        for length, part in zip((width, height), size, strict=True)
+    )
+    return Crop(left, top, *size)
+
+
+class HeldCrops:
+    """The crops of all training views, and the state in which they looked best."""
+
+    def __init__(self, config: EarlyStopConfig, sizes: Sequence[tuple[int, int]]) -> None:
+        self.config = config
+        self.crops = [place_crop(view, *size, config.side) for view, size in enumerate(sizes)]
+        self.best = float("inf")
+        self.best_step = -1
+        self._waited = 0
+        self._state: dict[str, Tensor] = {}
+
+    def hide(self, view: int, rendered: Tensor, photo: Tensor) -> Tensor:
+        """The rendering (H, W, 3) with the photograph in place of the view's crop: no loss and no gradient there."""
+        crop = self.crops[view] if view < len(self.crops) else None
+        if crop is None:
+            return rendered
+        hidden = torch.zeros(rendered.shape[:2], dtype=torch.bool, device=rendered.device)
+        crop.of(hidden).fill_(True)
+        return torch.where(hidden[..., None], photo, rendered)
+
+    def look(self, step: int, loss: float, module: nn.Module) -> bool:
+        """Take notice of the crops' loss after a step; True when it has not fallen for too long."""
+        if loss < self.best:
+            self.best, self.best_step, self._waited = loss, step, 0
+            self._state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            return False
+        self._waited += 1
+        return self._waited >= self.config.patience
+
+    def restore(self, module: nn.Module) -> None:
+        """Return to the state that looked best."""
+        if self._state:
+            module.load_state_dict(self._state)
+
+    def loss(self, rendered: Sequence[Tensor], photos: Sequence[Tensor]) -> float:
+        """Mean over the crops."""
+        losses = [photo_loss(r, p, self.config.ssim_weight) for r, p in zip(rendered, photos, strict=True)]
+        return float(torch.stack(losses).mean())
