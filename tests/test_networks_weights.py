@@ -11,12 +11,14 @@ import torch
 from checkpoint_files import save_hub, save_pth
 from dust3r_recipe import random_images, recipe_network
 from flaky_server import flaky_server
+from oracle_network import write_photographs
 
 from lora3d_splat import download
+from lora3d_splat.cli import main
 from lora3d_splat.doctor import check_weights
 from lora3d_splat.errors import CheckpointError, InputError, MissingPartError
 from lora3d_splat.networks import load_network, network_digest, network_files, weights
-from lora3d_splat.offline import offline
+from lora3d_splat.offline import is_offline, offline
 
 STEMS = {name: public.stem for name, public in weights.PUBLIC.items()}
 
@@ -145,6 +147,16 @@ def test_offline_looks_only_at_the_disk(tmp_path: Path, monkeypatch):
                 load_network(name)
         with pytest.raises(InputError, match="neither a known name nor a file"):
             load_network("dust4r")
+
+
+def test_the_command_line_stays_offline(tmp_path: Path, monkeypatch, capsys):
+    """`--offline` with weights that are not here: one sentence and status 1, before any socket is made."""
+    monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("a socket was made"))
+    photos = write_photographs(tmp_path / "photos", range(2))[0].parent
+    words = ["--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    assert main(["calibrate", str(photos), *words, "--network", "mast3r-512", "--offline"]) == 1
+    assert "not on this disk, while the network may not be used" in said(capsys)
+    assert not is_offline()
 
 
 @pytest.mark.parametrize("name", ["dust4r", "nowhere/net.pth", "nowhere/net.safetensors", "a/b/c", "../net", "x/"])
