@@ -13,10 +13,9 @@ from dust3r_recipe import DESCRIPTORS, FULL, TINY, TINY_DPT, TINY_MAST3R, random
 from lora3d_splat.errors import CheckpointError, InputError
 from lora3d_splat.networks import build_network
 from lora3d_splat.networks.base import PointmapNetwork
-from lora3d_splat.networks.dpt import Fusion, double
+from lora3d_splat.networks.dpt import Fusion
 from lora3d_splat.networks.dust3r import Dust3R
 from lora3d_splat.networks.dust3r_config import Dust3RConfig
-from lora3d_splat.networks.enlarged import convolve_enlarged
 from lora3d_splat.networks.postprocess import descriptors, points_and_confidence
 
 HEADS = {"linear": TINY, "dpt": TINY_DPT, "mast3r": TINY_MAST3R}
@@ -144,31 +143,6 @@ def test_fusion_applies_its_convolution_as_if_after_the_enlargement():
         torch.testing.assert_close(fusion(x), defined)
     row = fusion.enlarge(torch.tensor([[[[0.0, 3.0]]]]))
     torch.testing.assert_close(row, torch.tensor([[[[0.0, 1.0, 2.0, 3.0]] * 2]]))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 4), (8, 16), (9, 17)])
-def test_convolving_before_the_enlargement_equals_convolving_after_it(size):
-    """In float64, for sizes of one position, of whole bands and of one more than that; what follows acts per pixel."""
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(shape, generator=generator).double() for shape in ((2, 5, *size), (4, 5, 3, 3), (4,))
-    )
-    expected = torch.nn.functional.conv2d(double(x), weight, bias, padding=1)
-    torch.testing.assert_close(convolve_enlarged(x, weight, bias), expected)
-    torch.testing.assert_close(convolve_enlarged(x, weight, bias, torch.relu), expected.relu())
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("head", ["linear", "dpt"])
-def test_what_pairs_share_changes_nothing(head):
-    """Views that carry what all their pairs compute alike decode to the same maps, on either side."""
-    network = recipe_network(HEADS[head])
-    encoded = network.encode(random_images(2, 48, 64))
-    first, second = encoded.select(torch.tensor([0])), encoded.select(torch.tensor([1]))
-    plain, shared = network.decode(first, second), network.decode(network.share(first), network.share(second))
-    torch.testing.assert_close(shared.points_reference, plain.points_reference)
-    torch.testing.assert_close(shared.points_other, plain.points_other)
 
 
 def test_post_processing_by_hand():

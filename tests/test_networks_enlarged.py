@@ -40,7 +40,7 @@ def test_the_order_makes_no_difference(size, has_bias):
 @pytest.mark.parametrize("size", [1, 2, 7, BAND, 3 * BAND + 2])
 def test_shares_of_the_middle_tap_are_those_of_the_interpolation(size):
     """Put together, the bands are the matrix that doubles a line of `size` values."""
-    line = torch.rand(size, generator=torch.Generator().manual_seed(size))
+    line = torch.rand(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
     padded = F.pad(line, (1, BAND * len(banded(size)) + 1 - size))
     doubled = torch.cat([band[:, 1] @ padded[BAND * k : BAND * (k + 1) + 2] for k, band in enumerate(banded(size))])
     expected = F.interpolate(line[None, None], size=2 * size, mode="linear", align_corners=True)[0, 0]
