@@ -95,10 +95,11 @@ def fast_run(network: torch.nn.Module, views: list[View], pairs: list[ImagePair]
     return {item.pair: (item.points_reference, item.points_other) for item in found}
 
 
-def timed(run: Callable[[], Answers]) -> tuple[Answers, float]:
-    began = time.perf_counter()
+def timed(run: Callable[[], Answers]) -> tuple[Answers, float, float]:
+    """Answers, wall seconds, and processor seconds of all threads."""
+    began, worked = time.perf_counter(), time.process_time()
     answers = run()
-    return answers, time.perf_counter() - began
+    return answers, time.perf_counter() - began, time.process_time() - worked
 
 
 def difference(answers: Answers, truth: Answers) -> str:
@@ -145,23 +146,25 @@ def main() -> None:
     network = full_size_network(options.head).to(options.device)
     note(hardware() if options.device == "cpu" else torch.cuda.get_device_name())
     note(f"{len(pairs)} ordered pairs of {options.images} images; weights loaded, peak {peak(options.device)}")
-    runs: dict[str, tuple[Answers, float, str]] = {}
+    runs: dict[str, tuple[Answers, float, float, str]] = {}
     for precision in options.precisions:
         config = PredictionConfig(options.batch_size, precision, options.compile)
         if options.compile or options.device != "cpu":
             fast_run(network, views, pairs, config)
         runs[precision] = (*timed(lambda c=config: fast_run(network, views, pairs, c)), peak(options.device))
-        note(f"{precision}: {runs[precision][1]:.1f} s, peak so far {runs[precision][2]}")
+        wall, cpu = runs[precision][1:3]
+        note(f"{precision}: {wall:.1f} s, {cpu:.1f} CPU s, peak so far {peak(options.device)}")
     chosen = pairs[: options.naive_pairs]
     with naively():
-        truth, seconds = timed(lambda: naive_run(network, views, chosen, options.device))
-    naive = seconds * len(pairs) / len(chosen)
-    scaled = "" if len(chosen) == len(pairs) else f" ({len(chosen)} pairs took {seconds:.1f} s, scaled to {len(pairs)})"
-    table = Table("run", "seconds", "a pair", "times faster", "peak so far", "median, largest difference")
-    for name, (answers, taken, memory) in runs.items():
-        row = (f"{taken:.1f}", f"{taken / len(pairs):.2f}", f"{naive / taken:.2f}", memory, difference(answers, truth))
-        table.add_row(name, *row)
-    table.add_row(f"naive{scaled}", f"{naive:.1f}", f"{naive / len(pairs):.2f}", "1", peak(options.device), "")
+        truth, seconds, work = timed(lambda: naive_run(network, views, chosen, options.device))
+    if len(chosen) < len(pairs):
+        note(f"naive: {len(chosen)} pairs took {seconds:.1f} s, {work:.1f} CPU s; scaled to {len(pairs)} pairs")
+    seconds, work = (value * len(pairs) / len(chosen) for value in (seconds, work))
+    table = Table("run", "seconds", "CPU s", "times faster", "by CPU s", "peak so far", "median, largest difference")
+    for name, (answers, wall, cpu, memory) in runs.items():
+        ratios = f"{seconds / wall:.2f}", f"{work / cpu:.2f}"
+        table.add_row(name, f"{wall:.1f}", f"{cpu:.1f}", *ratios, memory, difference(answers, truth))
+    table.add_row("naive", f"{seconds:.1f}", f"{work:.1f}", "1", "1", peak(options.device), "")
     CONSOLE.print(table)
 
 

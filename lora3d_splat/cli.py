@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lora3d_splat.self_calibration import CalibrationConfig
 
 Format = Literal["scene-json", "transforms-json", "colmap", "ply"]
+Graph = Literal["auto", "complete", "window", "retrieval", "budget"]
+Precision = Literal["auto", "float32", "bfloat16"]
 INTERRUPTED = 130
 """Exit status of a program ended by Ctrl-C."""
 
@@ -47,6 +49,13 @@ class Calibrate:
     """Epochs of the fine-tuning."""
     rank: int | None = None
     """Rank of the LoRA adapter."""
+    graph: Graph = "auto"
+    """Which pairs of photographs are predicted: all, neighbours in their order, those that look alike, or as many as
+    4 GiB hold; auto is all of up to 12 photographs and neighbours of more."""
+    precision: Precision = "auto"
+    """Arithmetic of the network; auto is bfloat16 for large networks on hardware that is faster with it."""
+    compile: bool = False
+    """Compile the network first, which takes minutes and pays for many pairs on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     offline: bool = False
@@ -89,7 +98,10 @@ class Calibrate:
         )
         alignment = replace(base.alignment, focal=self.focal, **_given(steps=self.steps))
         finetune = replace(base.finetune, **_given(epochs=self.epochs, rank=self.rank))
-        return replace(base, alignment=alignment, finetune=finetune, tracks=self.tracks)
+        pairs = replace(base.pairs, graph=self.graph)
+        prediction = replace(base.prediction, precision=self.precision, compile=self.compile)
+        changed = {"alignment": alignment, "finetune": finetune, "pairs": pairs, "prediction": prediction}
+        return replace(base, **changed, tracks=self.tracks)
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,9 @@ def test_fusion_applies_its_convolution_as_if_after_the_enlargement():
     fusion = Fusion().double()
     for size in ((1, 3), (4, 5)):
         x = torch.randn(1, 256, *size, dtype=torch.float64)
-        defined = fusion.out_conv(fusion.enlarge(fusion.resConfUnit2(x)))
+        defined = fusion.out_conv(double(fusion.resConfUnit2(x)))
         torch.testing.assert_close(fusion(x), defined)
-    row = fusion.enlarge(torch.tensor([[[[0.0, 3.0]]]]))
+    row = double(torch.tensor([[[[0.0, 3.0]]]]))
     torch.testing.assert_close(row, torch.tensor([[[[0.0, 1.0, 2.0, 3.0]] * 2]]))
 
 

@@ -92,7 +92,6 @@ class Fusion(nn.Module):
         self.resConfUnit1 = Refinement()  # of the coarsest fusion, which adds nothing, stored but not used
         self.resConfUnit2 = Refinement()
         self.out_conv = nn.Conv2d(FEATURES, FEATURES, 1)
-        self.enlarge = Double()
 
     def forward(self, z: Tensor, finer: Tensor | None = None) -> Tensor:
         """(B, C, h, w) twice -> (B, C, 2h, 2w)"""

@@ -24,6 +24,7 @@ from lora3d_splat.networks.layers import (
     DecoderBlock,
     EncoderBlock,
     layer_norm,
+    residual_stream,
     rotary_angles,
     token_positions,
 )
@@ -125,6 +126,7 @@ class Dust3R(nn.Module):
     def encode_tokens(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder on embedded patches; returns the normed tokens (B, N, E) with their positions."""
         angles = self._angles(positions, self.config.enc_embed_dim // self.config.enc_num_heads)
+        tokens = residual_stream(tokens)
         for block in self.enc_blocks:
             tokens = block(tokens, angles)
         return self.enc_norm(tokens), positions
@@ -136,7 +138,7 @@ class Dust3R(nn.Module):
         """
         head_width = self.config.dec_embed_dim // self.config.dec_num_heads
         angles1, angles2 = self._angles(pos1, head_width), self._angles(pos2, head_width)
-        a, b = self.decoder_embed(f1), self.decoder_embed(f2)
+        a, b = residual_stream(self.decoder_embed(f1)), residual_stream(self.decoder_embed(f2))
         stream1, stream2 = [f1], [f2]
         for block1, block2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
             a, b = block1(a, b, angles1, angles2), block2(b, a, angles2, angles1)
