@@ -1,14 +1,15 @@
 """A training with the viewer open, as a program of its own: `python viewer_training.py FOLDER PORT`.
 
-The calibration is the truth of `plugin_scene`, told to whoever watches as slowly as a real one. What the visitor's
-camera does is written to FOLDER/visitor.json: its position, and for every camera of the pass where its picture is on
-the page and from where it looks.
+The calibration is the truth of `plugin_scene`, told to whoever watches as slowly as a real one. Where the
+visitor is stands in FOLDER/visitor.json, with the cameras of the pass: where their pictures are on the page, and from
+where they look.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from lora3d_splat.self_calibration import CalibrationConfig
 from lora3d_splat.watch import watcher
 
 VIEWS = 8
-SECONDS = 4.0
+SECONDS = 3.0
 """What the calibration pretends to take."""
 
 
@@ -40,8 +41,7 @@ def main(folder: Path, port: int) -> None:
         config.save_config()
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()
-        viewer = trainer.viewer_state
-        viewer.viser_server.on_client_connect(lambda client: client.camera.on_update(observer(folder, viewer)))
+        threading.Thread(target=observe, args=(folder, trainer.viewer_state), daemon=True).start()
         trainer.train()
 
 
@@ -80,17 +80,16 @@ def run_config(folder: Path, port: int) -> Any:
     return config
 
 
-def observer(folder: Path, viewer: Any) -> Any:
-    """Writes down where a visitor is and where the pass's cameras are on the page."""
+def observe(folder: Path, viewer: Any) -> None:
+    """Writes down again and again where a visitor is and where the pass's cameras are on the page."""
     layers = viewer.pipeline.panel_0._layers
-
-    def write(camera: Any) -> None:
-        reach = picture_distance(layers._frustum_size())
-        cameras = [look(camera, handle, reach) for handle in layers._handles.get("cameras", ())]
-        content = {"position": np.asarray(camera.position).tolist(), "cameras": cameras}
-        write_text(folder / "visitor.json", json.dumps(content))
-
-    return write
+    reach = picture_distance(layers._frustum_size())
+    while True:
+        for client in viewer.viser_server.get_clients().values():
+            cameras = [look(client.camera, handle, reach) for handle in layers._handles.get("cameras", ())]
+            content = {"position": np.asarray(client.camera.position).tolist(), "cameras": cameras}
+            write_text(folder / "visitor.json", json.dumps(content))
+        time.sleep(0.2)
 
 
 def picture_distance(size: float) -> float:

@@ -213,8 +213,8 @@ class Layers:
         return self._frame.points(np.stack([view.camera.T_world_camera[:3, 3] for view in self._scene.train]))
 
     def _frustum_size(self) -> float:
-        """A third of the usual distance between neighbouring cameras, within bounds."""
+        """From the usual distance between neighbouring cameras, within bounds."""
         centres = torch.from_numpy(self._centres())
         gaps = torch.cdist(centres, centres).fill_diagonal_(torch.inf).amin(dim=1)
         usual = float(gaps[gaps.isfinite()].median()) if len(gaps) > 1 else 1.0
-        return min(max(0.45 * usual, 0.12), 1.2)
+        return min(max(0.28 * usual, 0.1), 1.2)
