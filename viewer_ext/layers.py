@@ -28,6 +28,7 @@ from lora3d_splat.preview.drawing import (
     colours,
 )
 from lora3d_splat.records import CalibrationPass
+from lora3d_splat.report.calibration_sections import kept_pass
 
 COLOURS = {"RGB": "rgb", "confidence": "confidence", "calibrated confidence": "calibrated", "residual": "residual"}
 """The panel's words for the fields of PassPoints."""
@@ -73,11 +74,8 @@ class Layers:
     @property
     def kept(self) -> str:
         """The pass that the seeds come from."""
-        reported = [row.name for row in self._scene.calibration.rows]
-        if reported[3:] and reported[3] in self._passes:
-            return reported[3]
-        wanted = reported[2 if self._scene.calibration.adapter is not None else 1] if len(reported) > 2 else ""
-        return wanted if wanted in self._passes else self.names[-1]
+        found = kept_pass(self._scene.calibration)
+        return self.names[-1] if found is None else found.name
 
     def total(self, name: str) -> int:
         """Points of a pass before the threshold."""
