@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
 from lora3d_splat.passes import PassPoints, pass_points
@@ -60,10 +61,13 @@ class Layers:
     def __init__(self, pipeline: Lora3DPipeline, server: Any) -> None:
         scene = pipeline.scene
         frame = scene.normalisation
-        self._pipeline, self._server, self._scene = pipeline, server, scene
+        self._server, self._scene = server, scene
         self._frame = Frame(
             frame.rotation.numpy(), frame.translation.numpy(), frame.scale * VISER_NERFSTUDIO_SCALE_RATIO
         )
+        poses = pipeline.model.camera_optimizer
+        assert isinstance(poses, CameraOptimizer)
+        self._poses = poses
         self._passes = {each.name: each for each in scene.calibration.passes}
         self._drawn: dict[str, tuple[Any, ...]] = {}
         self._handles: dict[str, list[Any]] = {}
@@ -204,7 +208,7 @@ class Layers:
     def _poses_now(self) -> np.ndarray:
         """(V, 4, 4) training cameras as optimised, world frame; read without the lock: two steps mixed at worst."""
         cameras = nerfstudio_cameras(self._scene.train, self._scene.normalisation, indexed=True)
-        optimised = optimised_camera_to_worlds(self._pipeline.model.camera_optimizer, cameras)
+        optimised = optimised_camera_to_worlds(self._poses, cameras)
         return self._scene.normalisation.T_world_camera(optimised).numpy()
 
     def _centres(self) -> np.ndarray:
