@@ -96,7 +96,7 @@ def test_html_is_whole_and_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert tags.pictures == 5 + 1 + 5  # the unregistered view has no maps
     assert all(link.startswith(("data:image/jpeg;base64,", "data:,")) for link in tags.links)
     assert tags.titles == [
-        "Three ways to align",
+        "Ways to align",
         "Cameras and points",
         "Photographs",
         "Residuals and reliability",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
 from lora3d_splat.passes import PassPoints, pass_points
@@ -28,6 +29,7 @@ from lora3d_splat.preview.drawing import (
     colours,
 )
 from lora3d_splat.records import CalibrationPass
+from lora3d_splat.report.calibration_sections import kept_pass
 
 COLOURS = {"RGB": "rgb", "confidence": "confidence", "calibrated confidence": "calibrated", "residual": "residual"}
 """The panel's words for the fields of PassPoints."""
@@ -59,10 +61,13 @@ class Layers:
     def __init__(self, pipeline: Lora3DPipeline, server: Any) -> None:
         scene = pipeline.scene
         frame = scene.normalisation
-        self._pipeline, self._server, self._scene = pipeline, server, scene
+        self._server, self._scene = server, scene
         self._frame = Frame(
             frame.rotation.numpy(), frame.translation.numpy(), frame.scale * VISER_NERFSTUDIO_SCALE_RATIO
         )
+        poses = pipeline.model.camera_optimizer
+        assert isinstance(poses, CameraOptimizer)
+        self._poses = poses
         self._passes = {each.name: each for each in scene.calibration.passes}
         self._drawn: dict[str, tuple[Any, ...]] = {}
         self._handles: dict[str, list[Any]] = {}
@@ -73,11 +78,8 @@ class Layers:
     @property
     def kept(self) -> str:
         """The pass that the seeds come from."""
-        reported = [row.name for row in self._scene.calibration.rows]
-        if reported[3:] and reported[3] in self._passes:
-            return reported[3]
-        wanted = reported[2 if self._scene.calibration.adapter is not None else 1] if len(reported) > 2 else ""
-        return wanted if wanted in self._passes else self.names[-1]
+        found = kept_pass(self._scene.calibration)
+        return self.names[-1] if found is None else found.name
 
     def total(self, name: str) -> int:
         """Points of a pass before the threshold."""
@@ -206,15 +208,15 @@ class Layers:
     def _poses_now(self) -> np.ndarray:
         """(V, 4, 4) training cameras as optimised, world frame; read without the lock: two steps mixed at worst."""
         cameras = nerfstudio_cameras(self._scene.train, self._scene.normalisation, indexed=True)
-        optimised = optimised_camera_to_worlds(self._pipeline.model.camera_optimizer, cameras)
+        optimised = optimised_camera_to_worlds(self._poses, cameras)
         return self._scene.normalisation.T_world_camera(optimised).numpy()
 
     def _centres(self) -> np.ndarray:
         return self._frame.points(np.stack([view.camera.T_world_camera[:3, 3] for view in self._scene.train]))
 
     def _frustum_size(self) -> float:
-        """A third of the usual distance between neighbouring cameras, within bounds."""
+        """From the usual distance between neighbouring cameras, within bounds."""
         centres = torch.from_numpy(self._centres())
         gaps = torch.cdist(centres, centres).fill_diagonal_(torch.inf).amin(dim=1)
         usual = float(gaps[gaps.isfinite()].median()) if len(gaps) > 1 else 1.0
-        return min(max(0.45 * usual, 0.12), 1.2)
+        return min(max(0.28 * usual, 0.1), 1.2)

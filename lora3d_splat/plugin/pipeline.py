@@ -20,7 +20,7 @@ from lora3d_splat.outputs import write_outputs, write_report
 from lora3d_splat.plugin.camera_poses import bake
 from lora3d_splat.plugin.datamanager import Lora3DDatamanager, Lora3DDatamanagerConfig
 from lora3d_splat.plugin.dataparser import PlacedScene
-from lora3d_splat.plugin.evaluation import ViewScore, flat_means, score_views
+from lora3d_splat.plugin.evaluation import ViewScore, flat_means, reduced_camera, score_views
 from lora3d_splat.plugin.ffmpeg import provide_ffmpeg
 from lora3d_splat.plugin.held_crops import HeldCrops, crop_camera
 from lora3d_splat.plugin.model import Lora3DSplatModel, Lora3DSplatModelConfig
@@ -32,6 +32,8 @@ from lora3d_splat.report.run_results import CURVE_FILE
 
 LOOKS = 6
 """How often the held-out views are looked at while training."""
+FIRST_REDUCTION = 8
+"""The first rendering is smaller by this much in both directions."""
 LOOKED_AT = 4
 """At most so many of them."""
 
@@ -72,9 +74,22 @@ class Lora3DPipeline(VanillaPipeline):
         if self.scene.settings.offline and self._splats.lpips_networks.mode == "auto":
             self._splats.lpips_networks.mode = "cached"
         self.training_log = TrainingLog()
+        self._render_once()
         # The viewer finds its elements by scanning the pipeline's attributes.
         for index, panel in enumerate(self.panels):
             setattr(self, f"panel_{index}", panel(self))
+
+    @torch.no_grad()
+    def _render_once(self) -> None:
+        """Load what rendering needs before the viewer renders.
+
+        The viewer breaks a rendering off, by an exception at any line of Python, as soon as the visitor moves. In the
+        middle of the first import of numba that would leave half a package behind, and the training would die of it.
+        """
+        camera = self.datamanager.train_dataset.cameras[:1].to(self.device)
+        training = self._splats.training
+        self._splats.eval().get_outputs(reduced_camera(camera, FIRST_REDUCTION))
+        self._splats.train(training)
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint; the tools that only look get training cameras with their optimised poses."""

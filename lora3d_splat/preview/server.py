@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import socket
 import time
@@ -59,10 +60,11 @@ class Preview(Watcher):
 
     def stop(self) -> None:
         """Close the page and wait until its port is free."""
-        self._server.stop()
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and _answers(self.port):
-            time.sleep(0.05)
+        with _silence("websockets.server"):  # viser 0.2 stops its workers before its connections, which then complain
+            self._server.stop()
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline and _answers(self.port):
+                time.sleep(0.05)
 
     def photographs(self, views: Sequence[View]) -> None:
         self._views = tuple(views)
@@ -186,6 +188,16 @@ def _greet(client: Any) -> None:
         client.camera.up_direction = (0.0, -1.0, 0.0)
         client.camera.position = (0.5, -0.9, -3.0)
         client.camera.look_at = (0.0, 0.1, 1.5)
+
+
+@contextmanager
+def _silence(logger: str) -> Iterator[None]:
+    found = logging.getLogger(logger)
+    before, found.disabled = found.disabled, True
+    try:
+        yield
+    finally:
+        found.disabled = before
 
 
 def _answers(port: int) -> bool:

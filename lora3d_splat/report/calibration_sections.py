@@ -49,7 +49,7 @@ def three_rows(calibration: Calibration) -> str:
         axis = spanning("share of the depth", [np.array(numbers)], from_zero=True, percent=True)
         chart = bar_chart("Residual of each row (lower is better)", names, series, axis)
     return (
-        "<h2>Three ways to align</h2>"
+        "<h2>Ways to align</h2>"
         "<p>The residual says how far the network's pair predictions lie from the common scene, in percent of the "
         f"median depth; however far off, a pixel counts at most {100 * JUDGE_MU:.0f} %. Left-out pairs "
         "took part neither in the fine-tuning nor in the alignment that they are judged "
@@ -251,8 +251,9 @@ def _percentile(maps: tuple[Tensor, ...], registered: tuple[bool, ...], share: f
 
 
 def _reliability_chart(calibration: Calibration) -> str:
-    judged = kept_pass(calibration)
-    found: Reliability | None = judged.reliability if judged is not None else None
+    kept = kept_pass(calibration)
+    judged = [each.reliability for each in (*calibration.passes, kept) if each is not None and each.reliability]
+    found: Reliability | None = judged[-1] if judged else None
     if found is None:
         return "<p>Reliability: no pair of placed views is left to judge by.</p>"
     series = [

@@ -32,8 +32,9 @@ def _package(name: str) -> Package:
         facts = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return Package(name, None, None)
-    classified = [line.split(" :: ")[-1] for line in facts.get_all("Classifier") or () if line.startswith("License ::")]
-    stated = facts.get("License-Expression") or facts.get("License") or ""
+    named = {key: facts[key] for key in ("License-Expression", "License") if key in facts}
+    stated = named.get("License-Expression") or named.get("License") or ""
     first = next(iter(stated.strip().splitlines()), "")
+    classified = [line.split(" :: ")[-1] for line in facts.get_all("Classifier") or () if line.startswith("License ::")]
     licence = first if 0 < len(first) <= LONGEST else next(iter(classified), NAMED_ELSEWHERE.get(name))
-    return Package(name, facts.get("Version"), licence)
+    return Package(name, metadata.version(name), licence)

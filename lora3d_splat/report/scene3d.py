@@ -54,7 +54,7 @@ def packed_scene(calibration: Calibration) -> dict[str, Any]:
 def _cloud(cloud: PassPoints, places: np.ndarray, high: dict[str, float]) -> dict[str, Any]:
     """Positions with a quarter of the range for [-1, 1]; values as bytes of their range."""
     scaled = places * (RANGE / 4)
-    near = (np.abs(scaled) < RANGE).all(axis=1)
+    near = np.all(np.abs(scaled) < RANGE, axis=1)
     kept = cloud.chosen(near)
 
     def as_bytes(name: str) -> str:

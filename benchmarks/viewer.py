@@ -1,0 +1,111 @@
+"""What an open viewer costs a training: seconds per step without a visitor and with an idle one.
+
+    python benchmarks/viewer.py RUN
+
+RUN is a finished run of `ns-train lora3d-splat`, which gives scene and settings. One training with the viewer's server
+is timed; a page is opened (headless Chromium) and closed again every so many steps, so that whatever else the machine
+does falls on both alike. `--no-viewer` times the same training without any server. Visitors usually draw with another
+machine's graphics card; this one has but the training's own cores, so its window is small and its priority the lowest.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+import yaml
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+
+WARM_UP = 10
+KINDS = ("without a visitor", "idle visitor")
+
+
+@dataclass
+class Arguments:
+    run: tyro.conf.Positional[Path]
+    """A finished run folder."""
+    steps: int = 40
+    """Steps timed in each block."""
+    blocks: int = 2
+    """Blocks of each kind, in turns."""
+    viewer: bool = True
+    """Open the viewer's server; without it the plain training is timed."""
+    port: int = 7311
+    chromium: str = shutil.which("chromium") or "chromium"
+
+
+def main(arguments: Arguments) -> None:
+    config = yaml.load((arguments.run / "config.yml").read_text(), Loader=yaml.Loader)
+    config.vis, config.viewer.websocket_port = ("viewer" if arguments.viewer else "tensorboard"), arguments.port
+    config.timestamp = "benchmark"
+    config.max_num_iterations = WARM_UP + arguments.steps * arguments.blocks * (2 if arguments.viewer else 1)
+    config.logging.local_writer.enable = False
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    clock = Clock(arguments, trainer.viewer_state)
+    scoring = TrainingCallbackLocation.AFTER_TRAIN
+    trainer.callbacks = [each for each in trainer.callbacks if scoring not in each.where_to_run]
+    trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], clock.step))
+    torch.manual_seed(0)
+    trainer.train()
+    clock.leave()
+    clock.tell()
+
+
+class Clock:
+    """Wall time from step to step, the waiting for the viewer's renderings included."""
+
+    def __init__(self, arguments: Arguments, viewer: Any) -> None:
+        self.arguments, self.viewer = arguments, viewer
+        self.times: tuple[list[float], list[float]] = ([], [])
+        self.last, self.visitor = 0.0, None
+
+    def step(self, step: int) -> None:
+        """Called before every step."""
+        now, number = time.perf_counter(), step - WARM_UP
+        if number > 0:
+            self.times[self._kind(number - 1)].append(now - self.last)
+        if number >= 0 and self._kind(number) != (self.visitor is not None):
+            self.leave() if self.visitor else self.enter()
+        self.last = time.perf_counter()
+
+    def tell(self) -> None:
+        for kind, seconds in zip(KINDS, self.times, strict=True):
+            if seconds:
+                mean, median = statistics.mean(seconds), statistics.median(seconds)
+                print(f"{kind}: {len(seconds)} steps, mean {mean:.4f} s, median {median:.4f} s")
+        if all(self.times):
+            with_one, without = (statistics.mean(self.times[kind]) for kind in (1, 0))
+            print(f"an idle visitor: {with_one / without - 1:+.1%} per step")
+
+    def enter(self) -> None:
+        options = ["--headless=new", "--no-sandbox", f"--user-data-dir={tempfile.mkdtemp()}", "--window-size=320,240"]
+        address = f"http://localhost:{self.arguments.port}"
+        self.visitor = subprocess.Popen(
+            ["nice", "-n", "19", self.arguments.chromium, *options, address], stderr=subprocess.DEVNULL
+        )
+        while not self.viewer.viser_server.get_clients():
+            time.sleep(0.1)
+        time.sleep(3.0)
+
+    def leave(self) -> None:
+        if self.visitor is not None:
+            self.visitor.terminate()
+            self.visitor.wait()
+            self.visitor = None
+
+    def _kind(self, number: int) -> int:
+        return number // self.arguments.steps % 2 if self.arguments.viewer else 0
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
