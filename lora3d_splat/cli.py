@@ -41,6 +41,8 @@ class Calibrate:
     """Fine-tune the network on its own trusted predictions (the adapter is kept only where it helps)."""
     tracks: Literal["auto", "on", "off"] = "auto"
     """Cameras from feature tracks: auto (where they convince), on (wherever two views match), or off."""
+    sharpen_depth: Literal["auto", "on", "off"] = "auto"
+    """Search depth by photo-consistency once tracks have placed the cameras; auto: with the network compact."""
     steps: int | None = None
     """At most so many solver steps in each alignment."""
     epochs: int | None = None
@@ -89,7 +91,8 @@ class Calibrate:
         )
         alignment = replace(base.alignment, focal=self.focal, **_given(steps=self.steps))
         finetune = replace(base.finetune, **_given(epochs=self.epochs, rank=self.rank))
-        return replace(base, alignment=alignment, finetune=finetune, tracks=self.tracks)
+        base = replace(base, tracks=self.tracks, sharpen_depth=self.sharpen_depth)
+        return replace(base, alignment=alignment, finetune=finetune)
 
 
 @dataclass(frozen=True)
