@@ -43,6 +43,8 @@ class Calibrate:
     """Fine-tune the network on its own trusted predictions (the adapter is kept only where it helps)."""
     tracks: Literal["auto", "on", "off"] = "auto"
     """Cameras from feature tracks: auto (where they convince), on (wherever two views match), or off."""
+    sharpen_depth: Literal["auto", "on", "off"] = "auto"
+    """Search depth by photo-consistency once tracks have placed the cameras; auto: with the network compact."""
     steps: int | None = None
     """At most so many solver steps in each alignment."""
     epochs: int | None = None
@@ -101,7 +103,7 @@ class Calibrate:
         pairs = replace(base.pairs, graph=self.graph)
         prediction = replace(base.prediction, precision=self.precision, compile=self.compile)
         changed = {"alignment": alignment, "finetune": finetune, "pairs": pairs, "prediction": prediction}
-        return replace(base, **changed, tracks=self.tracks)
+        return replace(base, **changed, tracks=self.tracks, sharpen_depth=self.sharpen_depth)
 
 
 @dataclass(frozen=True)

@@ -260,6 +260,8 @@ class Calibration:
     """largest memory of the process that calibrated, by kind of device; empty where it was not recorded"""
     finetune_losses: tuple[float, ...] = ()
     """mean loss of each epoch of the fine-tuning"""
+    sparse: SparseScene | None = None
+    """the feature tracks that `scene` was settled on; None where it is the pointmap alignment's alone"""
 
 
 @dataclass(frozen=True)

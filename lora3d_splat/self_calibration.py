@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from lora3d_splat.alignment import AlignmentConfig, align, pair_residual, register_views
-from lora3d_splat.alignment.tracks import TrackMode, find_tracks, settle
+from lora3d_splat.alignment.tracks import TrackMode, find_tracks, place_by_tracks, settle
 from lora3d_splat.artifacts import StageCache, Stored, digest, file_digest
 from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
 from lora3d_splat.confidence import trusted_fraction, trusted_threshold
@@ -80,6 +81,8 @@ class CalibrationConfig:
     """How pair predictions become one scene."""
     tracks: TrackMode = "auto"
     """Cameras from feature tracks: auto (where they convince), on (wherever two views match), or off."""
+    sharpen_depth: Literal["auto", "on", "off"] = "auto"
+    """Search depth by photo-consistency once tracks have placed the cameras; auto: with the network compact."""
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     """Which aligned pixels the network is fine-tuned on."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -209,7 +212,7 @@ class _Run:
             kept, decision = self._decide(robust, adapted)
             if kept and isinstance(adapted, _Pass):
                 tracked = self._settle(adapted, predictions, sparse)
-        return self._result((plain, robust, adapted, tracked), adapter if kept else None, decision)
+        return self._result((plain, robust, adapted, tracked), adapter if kept else None, decision, sparse)
 
     def register(self, paths: Sequence[Path], calibration: Calibration) -> RegisteredViews:
         """Predict every pair of a new and a registered view, and register the new ones."""
@@ -219,8 +222,11 @@ class _Run:
                 self._use_adapter(calibration.adapter)
             new, known = self.views, calibration.views
             self.views = known + new
+            tracked = {}
+            if calibration.sparse is not None:
+                tracked = place_by_tracks(new, known, calibration.scene, calibration.sparse)
             placed = [index for index, registered in enumerate(calibration.scene.registered) if registered]
-            both = [(index, len(known) + k) for k in range(len(new)) for index in placed]
+            both = [(index, len(known) + k) for k in range(len(new)) if k not in tracked for index in placed]
             pairs = [pair for a, b in both for pair in (ImagePair(a, b), ImagePair(b, a))]
             predictions = self._predict(self._pass(), pairs, "held-out prediction")
             advance(1)
@@ -229,6 +235,10 @@ class _Run:
             )
             advance(1)
         registered, reasons, T_world_camera, focal, principal_point = found
+        registered = tuple(flag or k in tracked for k, flag in enumerate(registered))
+        reasons = tuple(None if flag else reason for flag, reason in zip(registered, reasons, strict=True))
+        for k, pose in tracked.items():
+            T_world_camera[k] = pose
         return RegisteredViews(new, registered, reasons, T_world_camera, focal, principal_point, self.left_out)
 
     def _open(self, paths: Sequence[Path], root: Path | None, minimum: int) -> None:
@@ -310,10 +320,12 @@ class _Run:
             off = "switched off by the settings" if self.config.tracks == "off" else "too few features match"
             return _Skipped(TRACKED, f"{off}: the scene is the pointmap alignment's")
         config, floor = self.config.alignment, self.network.confidence_floor
-        key = digest(CODE_VERSION, base.scene, sparse, config, floor)
+        wanted = self.config.sharpen_depth
+        sharp = wanted == "on" or (wanted == "auto" and self.network.name == "compact")
+        key = digest(CODE_VERSION, base.scene, sparse, config, floor, sharp)
 
         def compute() -> tuple[AlignedScene, CalibratedConfidence]:
-            return settle(self.views, base.scene, predictions, sparse, config, floor)
+            return settle(self.views, base.scene, predictions, sparse, config, floor, sharp)
 
         stored = self.cache.load_or_compute("settled", key, compute, self.config.recompute)
         self.seconds["scene on tracks"] = stored.seconds
@@ -393,7 +405,9 @@ class _Run:
         load_adapter(self.network, folder)
         self.network_key = network_digest(self.network)
 
-    def _result(self, steps: Sequence[_Pass | _Skipped], adapter: Path | None, decision: str) -> Calibration:
+    def _result(
+        self, steps: Sequence[_Pass | _Skipped], adapter: Path | None, decision: str, sparse: SparseScene | None
+    ) -> Calibration:
         """The best scene with the four rows: plain, robust, adapted and tracked."""
         rows = [self._row(each) for each in steps]
         _, robust, adapted, tracked = steps
@@ -425,6 +439,7 @@ class _Run:
             passes=tuple(in_frame_of(each.summary, best.summary) for each in done),
             peak_memory_bytes=peak_memory_bytes(),
             finetune_losses=self.losses,
+            sparse=sparse,
         )
 
     def _decide(self, robust: _Pass, adapted: _Pass | _Skipped) -> tuple[bool, str]:

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-GRID = (7, 9)
+GRID = (16, 20)
 """Control values of the field, rows and columns, between which it is bilinear."""
-STIFFNESS = 1.0
+STIFFNESS = 0.1
 """Weight of the field's second differences against a mark each."""
 SLACK = 0.05
 """Log depth by which a mark may miss the field before it loses its say: it may lie beside an outline."""

@@ -34,6 +34,8 @@ class BundleConfig:
     """Whether the distortions move."""
     free_poses: bool = True
     """Whether the poses move."""
+    free_points: bool = True
+    """Whether the points move; fixed points also fix the frame, and all poses are free."""
     focal_prior: float = 0.5
     """Standard deviation of log focal about where it starts."""
     radial_prior: float = 0.1
@@ -61,7 +63,8 @@ def adjust(
 ) -> tuple[Rig, np.ndarray]:
     """Move placed cameras, lenses and the marked points to the least cost; lenses `fixed` (G,) bool keep their focal.
 
-    Every mark must belong to a placed camera. The first placed camera does not move: that fixes the frame.
+    Every mark must belong to a placed camera. The first placed camera does not move,
+    which fixes the frame.
     """
     active, local = np.unique(marks.track, return_inverse=True)
     local_marks = replace(marks, track=local.ravel())
@@ -71,7 +74,7 @@ def adjust(
     cost = _cost(rig, cloud, local_marks, config, start)
     for _ in range(config.steps):
         normal = _normal_equations(rig, cloud, local_marks, config, start)
-        step = _solve(normal, free, damping)
+        step = _solve(normal, free, damping, config.free_points)
         if step is None:
             damping *= 10
             continue
@@ -94,7 +97,7 @@ def adjust(
 def _free_columns(rig: Rig, config: BundleConfig, fixed: np.ndarray | None) -> np.ndarray:
     """(D,) bool: which unknowns move."""
     poses = np.repeat(rig.placed & config.free_poses, POSE).reshape(-1, POSE)
-    if config.free_poses:
+    if config.free_poses and config.free_points:
         poses[np.flatnonzero(rig.placed)[0]] = False
     lenses = np.tile([config.free_focal, config.free_radial], (len(rig.focal), 1))
     if fixed is not None:
@@ -174,8 +177,12 @@ def _gather(values: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
     return np.stack(summed, axis=1).reshape(count, *values.shape[1:])
 
 
-def _solve(normal: _Normal, free: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray] | None:
+def _solve(
+    normal: _Normal, free: np.ndarray, damping: float, free_points: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Steps of cameras and lenses (D,) and of points (P, 3); None where the system is singular."""
+    if not free_points:
+        normal = replace(normal, cross=np.zeros_like(normal.cross), point_gradient=np.zeros_like(normal.point_gradient))
     diagonal = np.einsum("pii->pi", normal.point_block)
     damped = normal.point_block + (damping * diagonal + 1e-12 * diagonal.max() + 1e-30)[:, :, None] * np.eye(3)
     inverse = np.linalg.inv(damped)

@@ -21,6 +21,7 @@ from ..observations import sample_grid
 from ..register import register_views
 from ..robust import robust_weights
 from .bend import bend_depth
+from .sharpen import sharpen
 
 LEAST_POINTS = 5
 """Points that a view must see for the ratio of its depths."""
@@ -33,15 +34,55 @@ def settle(
     sparse: SparseScene,
     config: AlignmentConfig,
     confidence_floor: float,
+    sharp: bool = False,
 ) -> tuple[AlignedScene, CalibratedConfidence]:
     """`scene` with the cameras of `sparse`; views that tracks do not place are registered anew by their pointmaps.
 
-    The world frame and the unit stay about those of `scene`. `predictions` are those that `scene` was aligned from.
+    With `sharp`, depth is then searched by photo-consistency, and pixels that it settles are trusted most. The world
+    frame and the unit stay about those of `scene`. `predictions` are those that `scene` was aligned from.
     """
-    sparse = _in_frame_of(scene, views, sparse)
-    placed = _placed_views(views, scene, sparse)
+    sparse = _near(views, scene, sparse)
+    placed = _placed_views(views, scene, predictions, sparse)
+    sureness = [torch.zeros(view.size) for view in views]
+    if sharp:
+        placed, sureness = _sharpened(views, placed, sparse)
     whole = _with_other_views(views, placed, scene, predictions, config, confidence_floor)
-    return recalibrated(whole, predictions, config, confidence_floor)
+    whole, confidence = recalibrated(whole, predictions, config, confidence_floor)
+    return whole, trusting(whole, confidence, sureness) if sharp else confidence
+
+
+def _sharpened(
+    views: Sequence[View], scene: AlignedScene, sparse: SparseScene
+) -> tuple[AlignedScene, Sequence[Tensor]]:
+    """Depths searched by photo-consistency; the others are bent once more, to meet those as well."""
+    images = [torch.from_numpy(view.image) for view in views]
+    found, sureness = sharpen(images, scene, scene.registered)
+    depths = []
+    for index, view in enumerate(views):
+        sure = sureness[index] > 0
+        marks = view_marks(view, index, sparse) if scene.registered[index] else None
+        if marks is None or not bool(sure.any()):
+            depths.append(found[index])
+            continue
+        row, column = torch.nonzero(sure, as_tuple=True)
+        pixels = torch.cat([marks.pixels, torch.stack([column, row], dim=1) + 0.5])
+        wanted = torch.cat([marks.depth, found[index][sure].double()])
+        depths.append(torch.where(sure, found[index], bend_depth(scene.depth[index], pixels, wanted)))
+    return replace(scene, depth=tuple(depths)), sureness
+
+
+def trusting(scene: AlignedScene, confidence: CalibratedConfidence, sureness: Sequence[Tensor]) -> CalibratedConfidence:
+    """The confidence with pixels that photo-consistency settles above all others, by how sure that is."""
+    everything = torch.cat([values.flatten() for values in confidence.view_confidence])
+    top = float(everything.max()) if len(everything) else 0.0
+    return CalibratedConfidence(
+        tuple(
+            (first + top * sureness[pair.reference], second + top * sureness[pair.other])
+            for pair, (first, second) in zip(scene.pairs, confidence.pair_weights, strict=True)
+        ),
+        tuple(values + top * sure for values, sure in zip(confidence.view_confidence, sureness, strict=True)),
+        confidence.view_raw_confidence,
+    )
 
 
 @dataclass(frozen=True)
@@ -73,31 +114,66 @@ def sample_depth(depth: Tensor, pixels: Tensor) -> Tensor:
     return torch.where(inside, values, torch.zeros_like(values))
 
 
-def _in_frame_of(scene: AlignedScene, views: Sequence[View], sparse: SparseScene) -> SparseScene:
-    """The sparse scene in the unit of the dense one, turned and shifted to lie close to it."""
+def as_settled(scene: AlignedScene, sparse: SparseScene) -> SparseScene:
+    """The sparse scene in the very frame of a scene that was settled on it; it places two views or more."""
+    placed = [k for k, flag in enumerate(sparse.placed) if flag and scene.registered[k]]
+    spans = [(pose[placed, :3, 3] - pose[placed, :3, 3].mean(0)).norm() for pose in _poses(scene, sparse)]
+    return _moved(scene, sparse, placed, spans[0] / spans[1].clamp_min(1e-30))
+
+
+def _near(views: Sequence[View], scene: AlignedScene, sparse: SparseScene) -> SparseScene:
+    """The sparse scene in the unit of the dense one (by depths), turned and shifted to lie close to it."""
     logs = []
-    for index in torch.nonzero(torch.tensor(sparse.placed))[:, 0].tolist():
+    for index in (k for k, flag in enumerate(sparse.placed) if flag):
         marks = view_marks(views[index], index, sparse)
         depth = sample_depth(scene.depth[index], marks.pixels)
         if int((depth > 0).sum()) >= LEAST_POINTS:
             logs.append((depth[depth > 0] / marks.depth[depth > 0]).log().median())
     scale = torch.stack(logs).median().exp() if logs else torch.ones((), dtype=torch.float64)
-    both = [k for k, placed in enumerate(sparse.placed) if placed and scene.registered[k]]
-    frames = [(pose[both, :3, :3], pose[both, :3, 3]) for pose in (sparse.T_world_camera, scene.T_world_camera)]
-    (turned, centres), (wanted, targets) = frames
-    rotation = weighted_similarity(
-        turned.transpose(-1, -2).reshape(-1, 3), wanted.transpose(-1, -2).reshape(-1, 3),
-        torch.ones(3 * len(both), dtype=torch.float64), with_scale=False,
-    ).rotation if both else torch.eye(3, dtype=torch.float64)  # fmt: skip
-    shift = (targets - scale * centres @ rotation.T).mean(0) if both else torch.zeros(3, dtype=torch.float64)
-    poses = rigid(
-        rotation @ sparse.T_world_camera[:, :3, :3], scale * sparse.T_world_camera[:, :3, 3] @ rotation.T + shift
-    )
-    points = Similarity(scale, rotation, shift).apply(sparse.points_world)
-    return replace(sparse, T_world_camera=poses, points_world=points)
+    both = [k for k, flag in enumerate(sparse.placed) if flag and scene.registered[k]]
+    return _moved(scene, sparse, both, scale)
 
 
-def _placed_views(views: Sequence[View], scene: AlignedScene, sparse: SparseScene) -> AlignedScene:
+def _moved(scene: AlignedScene, sparse: SparseScene, shared: list[int], scale: Tensor) -> SparseScene:
+    """Scaled, then turned and shifted so that the shared cameras meet; only scaled where there are none."""
+    rotation, shift = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    if shared:
+        wanted, own = (pose[shared] for pose in _poses(scene, sparse))
+        arms = [pose[:, :3, :3].transpose(-1, -2).reshape(-1, 3) for pose in (own, wanted)]
+        arms = [torch.cat([arm, -arm]) for arm in arms]  # centred, so that only the rotation is fitted
+        rotation = weighted_similarity(*arms, torch.ones(len(arms[0]), dtype=torch.float64), with_scale=False).rotation
+        shift = (wanted[:, :3, 3] - scale * own[:, :3, 3] @ rotation.T).mean(0)
+    similar = Similarity(scale, rotation, shift)
+    poses = rigid(rotation @ sparse.T_world_camera[:, :3, :3], similar.apply(sparse.T_world_camera[:, :3, 3]))
+    return replace(sparse, T_world_camera=poses, points_world=similar.apply(sparse.points_world))
+
+
+def _poses(scene: AlignedScene, sparse: SparseScene) -> tuple[Tensor, Tensor]:
+    return scene.T_world_camera.double(), sparse.T_world_camera
+
+
+def _best_depth(scene: AlignedScene, predictions: Sequence[PairPrediction], index: int, marks: ViewMarks) -> Tensor:
+    """The shape of a view's depth that its marks bear out: the aligned one, or the median of what the view alone says.
+
+    Where the alignment was far off, what other views said of this one has spoilt the aligned depth.
+    """
+    led = [item.points_reference[..., 2] for item in predictions if item.pair.reference == index]
+    candidates = [scene.depth[index]]
+    if led:
+        candidates.append(torch.stack([depth / depth.median() for depth in led]).median(dim=0).values.clamp_min(0))
+    return min(candidates, key=lambda depth: _spread(depth, marks))
+
+
+def _spread(depth: Tensor, marks: ViewMarks) -> float:
+    """Median deviation of log depth from the marks after the best scale; infinite where nothing can be compared."""
+    own = sample_depth(depth, marks.pixels)
+    logs = (marks.depth[own > 0] / own[own > 0]).log()
+    return float((logs - logs.median()).abs().median()) if len(logs) >= LEAST_POINTS else float("inf")
+
+
+def _placed_views(
+    views: Sequence[View], scene: AlignedScene, predictions: Sequence[PairPrediction], sparse: SparseScene
+) -> AlignedScene:
     """The scene of the views that tracks place, with bent depths; all others count as left out for now."""
     focal, depths, reasons = scene.focal.clone(), [], []
     tracked = torch.tensor(sparse.placed)
@@ -110,16 +186,19 @@ def _placed_views(views: Sequence[View], scene: AlignedScene, sparse: SparseScen
         photograph = float(sparse.focal[index]) if tracked[index] else float(torch.tensor(relative).median()) * diagonal
         focal[index] = photograph_to_network_focal(photograph, view.affine)
         marks = view_marks(view, index, sparse)
-        depths.append(bend_depth(scene.depth[index], marks.pixels, marks.depth) if tracked[index] else None)
+        if tracked[index]:
+            base = _best_depth(scene, predictions, index, marks)
+            depths.append(bend_depth(base, marks.pixels, marks.depth))
+        else:
+            depths.append(torch.zeros(view.size))
         reasons.append(None if tracked[index] else "features do not place it")
-    zero = [torch.zeros(view.size) for view in views]
     return replace(
         scene,
         registered=tuple(bool(flag) for flag in tracked),
         reasons=tuple(reasons),
         T_world_camera=sparse.T_world_camera,
         focal=focal,
-        depth=tuple(nothing if depth is None else depth for depth, nothing in zip(depths, zero, strict=True)),
+        depth=tuple(depths),
     )
 
 
