@@ -27,6 +27,7 @@ ORDER = (
     ("preview",),
     ("self_calibration",),
     ("doctor", "outputs", "demo"),
+    ("pose_test", "run_export"),
     ("cli",),
     ("plugin",),
 )

@@ -72,10 +72,18 @@ def base(trainer) -> Path:
 def test_scores_file(run):
     """metrics.json: strict JSON with protocol, means, views, seconds, memory; null never without its reason."""
     scores = json.loads((base(run) / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert list(scores) == ["protocol", "mean", "mean_aligned", "views", "seconds", "peak_memory_bytes"]
+    assert list(scores) == [
+        "protocol",
+        "mean",
+        "mean_aligned",
+        "mean_half_image",
+        "views",
+        "seconds",
+        "peak_memory_bytes",
+    ]
     assert scores["protocol"]["scored"] == "held-out views"
     assert [view["file"] for view in scores["views"]] == ["000.png"]
-    for means in (scores["mean"], scores["mean_aligned"]):
+    for means in (scores["mean"], scores["mean_aligned"], scores["mean_half_image"]):
         for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg"):
             assert means[name] is not None or means[f"{name}_reason"]
     assert scores["mean"]["lpips_alex"] is None
@@ -88,6 +96,7 @@ def test_pose_alignment_gains_what_the_camera_was_off(run):
     scores = json.loads((base(run) / "metrics.json").read_text())
     assert scores["mean_aligned"]["psnr"] > scores["mean"]["psnr"] + 1.0
     assert scores["mean_aligned"]["psnr"] > 20.0
+    assert scores["mean"]["psnr"] < scores["mean_half_image"]["psnr"] < scores["mean_aligned"]["psnr"] + 0.5
 
 
 def test_run_files(run):
