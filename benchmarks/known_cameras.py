@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lora3d_splat.console import note
 from lora3d_splat.export.cameras import PhotographCamera, photograph_cameras
-from lora3d_splat.gaussians.seeds import seed_points
+from lora3d_splat.gaussians.seeds import SeedConfig, seed_points
 from lora3d_splat.geometry.transforms import se3_exp
 from lora3d_splat.images.load import load_views
 from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
@@ -193,7 +193,7 @@ def our_config(data: KnownConfig, options: argparse.Namespace) -> Any:
     config = replace(config, pipeline=pipeline, resume=False)
     for setting in options.set:
         name, value = setting.split("=", 1)
-        assign(config, name, eval(value, {}))
+        assign(config, name, eval(value, {"SeedConfig": SeedConfig}))
     return config
 
 
