@@ -17,7 +17,7 @@ from lora3d_splat.memory import keep_freed_memory
 if TYPE_CHECKING:
     from lora3d_splat.self_calibration import CalibrationConfig
 
-Format = Literal["scene-json", "transforms-json", "colmap", "ply"]
+Format = Literal["ply", "splat", "spz", "colmap", "transforms", "glb", "mp4", "cameras"]
 Graph = Literal["auto", "complete", "window", "retrieval", "budget"]
 Precision = Literal["auto", "float32", "bfloat16"]
 INTERRUPTED = 130
@@ -108,23 +108,30 @@ class Calibrate:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a finished calibration in another program's format."""
+    """Write a finished run or calibration in another program's format, in the frame and scale it was found in."""
 
     source: tyro.conf.Positional[Path]
-    """An output folder of `ns-lora3d calibrate`, or a run folder of `ns-train lora3d-splat`."""
-    output: Path
-    """Folder to write into."""
-    format: tuple[Format, ...] = ("scene-json", "transforms-json", "colmap", "ply")
-    """One or several of the formats."""
+    """A run folder of `ns-train lora3d-splat`, or an output folder of `ns-lora3d calibrate`."""
+    output: Path | None = None
+    """Folder to write into; export/ in the source where not given."""
+    format: tuple[Format, ...] = ("ply", "colmap", "transforms", "cameras")
+    """One or several of the formats; splat, spz and mp4 (a flight along the photographs and one in a circle) need a
+    trained run."""
+    seconds: float = 6.0
+    """Length of a flight."""
+    fps: int = 24
+    """Its pictures a second."""
+    long_side: int = 640
+    """Its longest side in pixels."""
 
     def run(self) -> int:
-        from lora3d_splat.calibration_files import load_calibration
+        from lora3d_splat.export.video import VideoConfig
         from lora3d_splat.files import ensure_writable_folder
-        from lora3d_splat.outputs import find_calibration, write_formats
+        from lora3d_splat.run_export import export_source
 
-        calibration = load_calibration(find_calibration(self.source))
-        ensure_writable_folder(self.output, "output folder")
-        for path in write_formats(calibration, self.output, self.format):
+        folder = ensure_writable_folder(self.output or self.source / "export", "output folder")
+        video = VideoConfig(self.seconds, self.fps, self.long_side)
+        for path in export_source(self.source, folder, self.format, video):
             note(str(path))
         return 0
 
@@ -164,6 +171,26 @@ class Demo:
 
 
 @dataclass(frozen=True)
+class PoseTest:
+    """Does joint optimisation help? Train, export the cameras, train again with them fixed, compare held-out views."""
+
+    photos: tyro.conf.Positional[Path]
+    """Folder of photographs."""
+    output: Path = Path("outputs/pose-test")
+    """Folder for pose_test.json and the three runs."""
+    iterations: int | None = None
+    """Training steps; the method's own number where not given."""
+    long_side: int | None = None
+    """Longest side of the trained and scored pictures in pixels."""
+
+    def run(self) -> int:
+        from lora3d_splat.pose_test import run_pose_test
+
+        run_pose_test(self.photos, self.output, self.iterations, self.long_side)
+        return 0
+
+
+@dataclass(frozen=True)
 class Doctor:
     """List what this machine has and lacks for the program, with the remedy for each."""
 
@@ -188,6 +215,7 @@ COMMANDS = {
     "demo": Demo,
     "export": Export,
     "report": Report,
+    "pose-test": PoseTest,
     "doctor": Doctor,
     "pretrain": Pretrain,
 }

@@ -102,6 +102,18 @@ def test_unregistered_views_and_empty_depth_are_left_out(calibration):
         seed_points(replace(calibration, scene=replace(scene, registered=(False,) * 4)), SeedConfig())
 
 
+def test_sky_is_left_out(calibration):
+    """Pixels fifty median depths away are no seeds; with a farther horizon they are."""
+    sky = [depth.clone() for depth in calibration.scene.depth]
+    for depth in sky:
+        depth[:5] = 50.0 * float(depth.median())
+    changed = replace(calibration, scene=replace(calibration.scene, depth=tuple(sky)))
+    near = seed_points(changed, SeedConfig(keep=1.0, covisibility_tolerance=0))
+    every = seed_points(changed, SeedConfig(keep=1.0, covisibility_tolerance=0, far=1000.0))
+    assert len(every.points_world) - len(near.points_world) == 4 * 5 * sky[0].shape[1]
+    assert near.points_world.abs().max() < 5.0
+
+
 @pytest.mark.parametrize("settings", [{"keep": 0.0}, {"covisibility_tolerance": 1.0}, {"max_points": 0}])
 def test_settings_are_checked(settings):
     """Impossible settings are refused with what is accepted."""

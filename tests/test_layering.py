@@ -28,6 +28,7 @@ ORDER = (
     ("preview",),
     ("self_calibration",),
     ("doctor", "outputs", "demo"),
+    ("pose_test", "run_export"),
     ("cli",),
     ("plugin",),
 )

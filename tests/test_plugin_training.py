@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,46 +11,16 @@ import yaml
 
 pytest.importorskip("nerfstudio")
 
+from plugin_run import STEPS, run_config, train
 from plugin_scene import camera_pose, fake_self_calibration, write_photographs
 
 from lora3d_splat.export.scene_json import read_scene_json
 from lora3d_splat.export.splat import read_splat_ply
 from lora3d_splat.geometry.transforms import se3_exp
-from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
 from lora3d_splat.plugin.camera_poses import BAKED, train_view
 from lora3d_splat.plugin.model import position_rate, view_matrix
-from lora3d_splat.self_calibration import CalibrationConfig
 
-STEPS = 30
 PERTURBATION = se3_exp(torch.tensor([0.03, -0.02, 0.02, 0.01, -0.012, 0.008], dtype=torch.float64))
-
-
-def run_config(folder: Path, **changes):
-    """`ns-train lora3d-splat` with everything small."""
-    from method_configs.lora3d_splat import _specification
-
-    config = _specification().config
-    dataparser = replace(config.pipeline.datamanager.dataparser, calibration=CalibrationConfig(cache=folder / "cache"))
-    config.pipeline.datamanager.dataparser = dataparser
-    config.pipeline.datamanager.data = folder / "photos"
-    config.pipeline.model.lpips = "off"
-    config.pipeline.heldout_pose = PoseAlignmentConfig(steps=40, levels=(1,))
-    config.output_dir, config.timestamp, config.vis = folder / "outputs", "run", "tensorboard"
-    config.max_num_iterations, config.machine.device_type = STEPS, "cpu"
-    config.logging.local_writer.enable = False
-    for name, value in changes.items():
-        setattr(config, name, value)
-    return config
-
-
-def train(config):
-    """What ns-train does after parsing."""
-    config.save_config()
-    torch.manual_seed(0)
-    trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    trainer.train()
-    return trainer
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +41,18 @@ def base(trainer) -> Path:
 def test_scores_file(run):
     """metrics.json: strict JSON with protocol, means, views, seconds, memory; null never without its reason."""
     scores = json.loads((base(run) / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert list(scores) == ["protocol", "mean", "mean_aligned", "views", "seconds", "peak_memory_bytes"]
+    assert list(scores) == [
+        "protocol",
+        "mean",
+        "mean_aligned",
+        "mean_half_image",
+        "views",
+        "seconds",
+        "peak_memory_bytes",
+    ]
     assert scores["protocol"]["scored"] == "held-out views"
     assert [view["file"] for view in scores["views"]] == ["000.png"]
-    for means in (scores["mean"], scores["mean_aligned"]):
+    for means in (scores["mean"], scores["mean_aligned"], scores["mean_half_image"]):
         for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg"):
             assert means[name] is not None or means[f"{name}_reason"]
     assert scores["mean"]["lpips_alex"] is None
@@ -88,6 +65,7 @@ def test_pose_alignment_gains_what_the_camera_was_off(run):
     scores = json.loads((base(run) / "metrics.json").read_text())
     assert scores["mean_aligned"]["psnr"] > scores["mean"]["psnr"] + 1.0
     assert scores["mean_aligned"]["psnr"] > 20.0
+    assert scores["mean"]["psnr"] < scores["mean_half_image"]["psnr"] < scores["mean_aligned"]["psnr"] + 0.5
 
 
 def test_run_files(run):

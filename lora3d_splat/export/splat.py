@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lora3d_splat.export.ply import columns, read_vertices, write_vertices
+from lora3d_splat.gaussians.harmonics import rotate_harmonics
+from lora3d_splat.geometry.transforms import rotation_to_wxyz, wxyz_to_rotation
+
+SH_C0 = 0.28209479177387814
+"""The constant spherical harmonic: colour = 1/2 + SH_C0 * sh_dc."""
 
 _POSITION, _NORMAL, _ROTATION = ("x", "y", "z"), ("nx", "ny", "nz"), ("rot_0", "rot_1", "rot_2", "rot_3")
 _BASE, _SCALE = ("f_dc_0", "f_dc_1", "f_dc_2"), ("scale_0", "scale_1", "scale_2")
@@ -66,6 +72,20 @@ def read_splat_ply(path: Path) -> Splat:
         columns(table, ("opacity",))[:, 0],
         columns(table, _SCALE),
         columns(table, _ROTATION),
+    )
+
+
+def moved_splat(splat: Splat, scale: float, rotation: np.ndarray, translation: np.ndarray) -> Splat:
+    """The same Gaussians in another frame: p -> scale * rotation @ p + translation, harmonics turned along."""
+    turn = torch.from_numpy(np.asarray(rotation, np.float64))
+    turned = turn @ wxyz_to_rotation(torch.from_numpy(splat.quaternion_wxyz).double())
+    return Splat(
+        means=(scale * (splat.means.astype(np.float64) @ turn.numpy().T) + translation).astype(np.float32),
+        sh_dc=splat.sh_dc,
+        sh_rest=rotate_harmonics(torch.from_numpy(splat.sh_rest), turn).numpy(),
+        opacity_logit=splat.opacity_logit,
+        log_scale=splat.log_scale + np.float32(np.log(scale)),
+        quaternion_wxyz=rotation_to_wxyz(turned).float().numpy(),
     )
 
 

@@ -12,6 +12,8 @@ from lora3d_splat.export.cameras import PhotographCamera
 from lora3d_splat.files import write_text
 from lora3d_splat.geometry.transforms import opencv_to_opengl, opengl_to_opencv
 
+IDENTITY = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
+
 
 def write_transforms_json(
     path: Path,
@@ -28,7 +30,8 @@ def write_transforms_json(
     """
     pairs = zip(cameras, image_paths, strict=True)
     frames = [_frame(camera, image) for camera, image in pairs if camera.registered]
-    content: dict[str, object] = {"camera_model": "OPENCV", "frames": frames}
+    # Beside a COLMAP model nerfstudio would otherwise take its own old turn of COLMAP's world for applied.
+    content: dict[str, object] = {"camera_model": "OPENCV", "applied_transform": IDENTITY, "frames": frames}
     if notice:
         content["notice"] = notice
     if ply_file_path is not None:

@@ -26,6 +26,8 @@ class SeedConfig:
     covisibility_tolerance: float = 0.02
     """A pixel is dropped where a better view's point projects onto it at this relative depth difference or less;
     0 keeps every trusted pixel."""
+    far: float = 20.0
+    """A pixel farther away than so many median depths is left out: sky, whose depth means nothing."""
     max_points: int | None = None
     """Most Gaussians to start from; None means 300,000 on CUDA and 120,000 elsewhere. Beyond it points are drawn at
     random, the chance proportional to their confidence, and the rest grow to close the gaps."""
@@ -40,6 +42,7 @@ class SeedConfig:
             "a relative depth difference in [0, 1)",
             "use 0.01 to 0.03, or 0 to switch the pruning off",
         )
+        _check(self.far > 1.0, f"far={self.far}", "a number of median depths above 1", "use 10 to 100")
         _check(
             self.max_points is None or self.max_points >= 1,
             f"max_points={self.max_points}",
@@ -95,6 +98,13 @@ def rank_threshold(calibration: Calibration, keep: float) -> float:
     return float(ranked.kthvalue(max(1, round((1 - keep) * len(ranked)))).values)
 
 
+def median_depth(calibration: Calibration) -> float:
+    """Of all pixels of registered views that have a depth; infinite where none has."""
+    scene = calibration.scene
+    depths = [depth[depth > 0].float().cpu() for depth, use in zip(scene.depth, scene.registered, strict=True) if use]
+    return float(torch.cat(depths).median()) if sum(map(len, depths)) else float("inf")
+
+
 def draw(confidence: Tensor, count: int, seed: int) -> tuple[Tensor, float]:
     """Indices of at most `count` points, chance proportional to confidence, without repeats; and how spacing grows.
 
@@ -113,6 +123,7 @@ def _seed_views(calibration: Calibration, config: SeedConfig) -> tuple[SeedView,
     """The registered views with their trusted pixels, best mean confidence first."""
     scene, confidence = calibration.scene, calibration.confidence
     threshold = rank_threshold(calibration, config.keep)
+    horizon = config.far * median_depth(calibration)
     views = []
     for index in (v for v, registered in enumerate(scene.registered) if registered):
         depth, focal = scene.depth[index].float().cpu(), scene.focal[index].float().cpu()
@@ -120,7 +131,7 @@ def _seed_views(calibration: Calibration, config: SeedConfig) -> tuple[SeedView,
         camera = unproject(depth, focal, scene.principal_point[index].float().cpu())
         points = transform_points(T_world_camera, camera.reshape(-1, 3)).reshape(camera.shape)
         weight = confidence.view_confidence[index].float().cpu()
-        usable = (weight >= threshold) & (depth > 0) & points.isfinite().all(dim=-1)
+        usable = (weight >= threshold) & (depth > 0) & (depth < horizon) & points.isfinite().all(dim=-1)
         views.append(
             SeedView(
                 points_world=points,

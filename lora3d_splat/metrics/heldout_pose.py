@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as functional
@@ -39,6 +39,8 @@ class PoseAlignmentConfig:
     """Both rates fall to this along a cosine."""
     patience: int = 25
     """A level ends early when so many steps brought no gain of a thousandth."""
+    weight_decay: float = 0.0
+    """Pull towards the pose at the start."""
 
     def __post_init__(self) -> None:
         if (self.steps is not None and self.steps < 0) or not all(level >= 1 for level in self.levels or (1,)):
@@ -53,9 +55,7 @@ class PoseAlignmentConfig:
         cuda = device_type == "cuda"
         steps = self.steps if self.steps is not None else (500 if cuda else 100)
         levels = self.levels or ((1,) if cuda else (4, 2, 1))
-        return PoseAlignmentConfig(
-            steps, levels, self.translation_rate, self.rotation_rate, self.final_rate, self.patience
-        )
+        return replace(self, steps=steps, levels=levels)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _descend(
     translation = torch.zeros(3, device=start.device, requires_grad=True)
     rotation = torch.zeros(3, device=start.device, requires_grad=True)
     rates = (config.translation_rate, config.rotation_rate)
-    optimizer = torch.optim.Adam([{"params": [translation]}, {"params": [rotation]}])
+    optimizer = torch.optim.Adam([{"params": [translation]}, {"params": [rotation]}], weight_decay=config.weight_decay)
     best_pose, best_loss, since = start, math.inf, 0
     step = 0
     for step in range(steps):

@@ -20,6 +20,7 @@ from lora3d_splat.gaussians.seeds import SeedConfig, SeedPoints, seed_points
 from lora3d_splat.images.load import list_images
 from lora3d_splat.plugin.context import run_context
 from lora3d_splat.plugin.depth_prior import DepthPrior, depth_prior
+from lora3d_splat.plugin.given_cameras import read_cameras, with_cameras
 from lora3d_splat.plugin.normalise import Normalisation, normalisation
 from lora3d_splat.plugin.photographs import PreparedPhotograph, prepare_photograph
 from lora3d_splat.plugin.split import EvalMode, Split, split_photographs
@@ -43,11 +44,16 @@ class Lora3DDataParserConfig(DataParserConfig):
     than the photographs have."""
     eval_mode: EvalMode = "interval"
     """Which photographs are held out to score the result: every `eval_interval`-th, a fraction, those with `eval` in
-    their name, or none (all: every photograph trains and is scored)."""
+    their name, none (all: every photograph trains and is scored), or InstantSplat's 12 of 24."""
     eval_interval: int = 8
     """Hold out every so many photographs, the first one included (eval mode interval)."""
     train_split_fraction: float = 0.9
     """Share of the photographs that trains (eval mode fraction)."""
+    train_views: int = 3
+    """Photographs that train (eval mode instantsplat: 3, 6 or 12)."""
+    cameras: Path | None = None
+    """A cameras.json or scene.json: these cameras, instead of the calibrated ones, train and score. All photographs are
+    then calibrated together, which gives the depth."""
     recalibrate: bool = False
     """Calibrate again in this training run even if a cached result exists; later tools use the new result."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -123,16 +129,27 @@ def place_scene(config: Lora3DDataParserConfig) -> PlacedScene:
     from lora3d_splat import self_calibration
 
     paths = list_images(config.data)
-    split = split_photographs(paths, config.eval_mode, config.eval_interval, config.train_split_fraction)
+    split = split_photographs(
+        paths, config.eval_mode, config.eval_interval, config.train_split_fraction, config.train_views
+    )
     if split.reason:
         note(f"no held-out views: {split.reason}")
     settings, device_type, wall = _calibration_settings(config), _device_type(), {}
-    calibration = _timed(wall, "calibration", lambda: self_calibration.calibrate(split.train, settings))
+    known = config.cameras is not None
+    calibration = _timed(
+        wall, "calibration", lambda: self_calibration.calibrate(tuple(paths) if known else split.train, settings)
+    )
     seconds = dict(calibration.seconds)
     long_side = LONG_SIDE[device_type] if config.long_side == "auto" else config.long_side
     studio = _Studio(long_side, (settings.cache or default_cache_folder()) / "photographs")
-    train = studio.place(calibration.views, photograph_cameras(calibration.views, calibration.scene))
-    heldout, left_out = _timed(seconds, "held-out views", lambda: _heldout(split, calibration, settings, studio))
+    if config.cameras is not None:
+        cameras = read_cameras(config.cameras, calibration.views)
+        heldout, left_out = _place(calibration.views, cameras, studio, split.heldout), ()
+        train = _place(calibration.views, cameras, studio, split.train)
+        calibration = with_cameras(calibration, cameras, split.heldout)
+    else:
+        train = studio.place(calibration.views, photograph_cameras(calibration.views, calibration.scene))
+        heldout, left_out = _timed(seconds, "held-out views", lambda: _heldout(split, calibration, settings, studio))
     return PlacedScene(
         calibration=calibration,
         settings=config.calibration,
@@ -196,6 +213,14 @@ def _heldout(
     for file, reason in left_out:
         warn(f"held-out view {file} is not scored: {reason}")
     return studio.place(registered.views, cameras), left_out
+
+
+def _place(
+    views: tuple[View, ...], cameras: dict[str, PhotographCamera], studio: _Studio, paths: tuple[Path, ...]
+) -> tuple[PlacedView, ...]:
+    """The views of these photographs that have a camera."""
+    chosen = tuple(view for view in views if view.path in paths and view.file in cameras)
+    return studio.place(chosen, tuple(cameras[view.file] for view in chosen))
 
 
 @dataclass(frozen=True)

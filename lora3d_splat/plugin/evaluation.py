@@ -1,4 +1,8 @@
-"""Scores of held-out views: as registered, and after photometric alignment of each camera with frozen Gaussians."""
+"""Scores of held-out views: as registered, and after photometric alignment of each camera with frozen Gaussians.
+
+Alignment on the scored photograph flatters: it may fit errors of the scene. So each half of the photograph is also
+scored from a pose that was aligned on the other half.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,18 @@ from lora3d_splat.console import stage
 from lora3d_splat.geometry.transforms import opencv_to_opengl, opengl_to_opencv
 from lora3d_splat.metrics.heldout_pose import AlignedPose, PoseAlignmentConfig, Render, align_pose
 from lora3d_splat.metrics.image import NAMES, Value, image_metrics
+from lora3d_splat.plugin.crops import Crop, crop_camera
 from lora3d_splat.plugin.model import Lora3DSplatModel
 
 
 @dataclass(frozen=True)
 class ViewScore:
-    """One view, scored twice."""
+    """One view, scored three times."""
 
     raw: dict[str, Value]
     aligned: dict[str, Value]
+    half: dict[str, Value]
+    """each half from the pose aligned on the other one"""
     pose: AlignedPose
     """in the normalised frame"""
     photo: Tensor
@@ -55,6 +62,7 @@ def score_view(
 ) -> ViewScore:
     """Score one view; the model must be frozen and in evaluation mode."""
     pose = model.camera_optimizer.apply_to_camera(camera).detach()
+    model.lpips_networks.device = model.device
     start = time.perf_counter()
     with torch.no_grad():
         outputs = model.render(camera, pose)
@@ -65,16 +73,32 @@ def score_view(
     if found.steps:
         with torch.no_grad():
             aligned = model.render(camera, _opengl(found.T_world_camera))["rgb"]
-    model.lpips_networks.device = model.device
     return ViewScore(
         image_metrics(outputs["rgb"], photo, model.lpips_networks),
         image_metrics(aligned, photo, model.lpips_networks),
+        half_image_scores(model, camera, photo, pose, config),
         found,
         photo.cpu(),
         outputs["rgb"].cpu(),
         aligned.cpu(),
         seconds,
     )
+
+
+def half_image_scores(
+    model: Lora3DSplatModel, camera: Cameras, photo: Tensor, pose: Tensor, config: PoseAlignmentConfig
+) -> dict[str, Value]:
+    """Means over the left and the right half of a photograph (H, W, 3), each from the pose aligned on the other."""
+    height, width = photo.shape[:2]
+    left, right = Crop(0, 0, width // 2, height), Crop(width // 2, 0, width - width // 2, height)
+    scores = []
+    for fitted, scored in ((left, right), (right, left)):
+        render = view_renderer(model, crop_camera(camera, fitted))
+        found = align_pose(render, fitted.of(photo), _opencv(pose), config)
+        with torch.no_grad():
+            rendered = model.render(crop_camera(camera, scored), _opengl(found.T_world_camera))["rgb"]
+        scores.append(image_metrics(rendered, scored.of(photo), model.lpips_networks))
+    return mean_scores(scores)
 
 
 def view_renderer(model: Lora3DSplatModel, camera: Cameras) -> Render:
@@ -116,10 +140,10 @@ def mean_scores(scores: Sequence[dict[str, Value]]) -> dict[str, Value]:
 
 
 def flat_means(scores: Sequence[ViewScore], spread: bool) -> dict[str, float]:
-    """nerfstudio's shape of the result: numbers by name, `_aligned` after pose alignment, `_std` on demand."""
+    """nerfstudio's shape of the result: numbers by name, `_aligned`, `_half_image` and, on demand, `_std` behind it."""
     table: dict[str, list[float]] = {}
     for score in scores:
-        for suffix, values in (("", score.raw), ("_aligned", score.aligned)):
+        for suffix, values in (("", score.raw), ("_aligned", score.aligned), ("_half_image", score.half)):
             for name, value in values.items():
                 if value.number is not None:
                     table.setdefault(name + suffix, []).append(value.number)

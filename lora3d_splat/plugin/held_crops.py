@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor, nn
 
 from lora3d_splat.photometric import photo_loss
+from lora3d_splat.plugin.crops import Crop
 
 LEAST_SIDE = 24
 """Pixels; smaller crops say nothing about structure."""
@@ -29,35 +29,6 @@ class EarlyStopConfig:
     """Looks without a gain after which training ends; the best state that was seen is kept."""
     ssim_weight: float = 0.5
     """Share of 1 - SSIM in what is compared, the rest is L1: too many steps on wrong poses cost structure first."""
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A rectangle of whole pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-    def of(self, picture: Tensor) -> Tensor:
-        """The part (height, width, ...) of a picture (H, W, ...)."""
-        return picture[self.top : self.top + self.height, self.left : self.left + self.width]
-
-
-def crop_camera(camera: Cameras, crop: Crop) -> Cameras:
-    """The camera that sees the crop alone."""
-    return Cameras(
-        camera_to_worlds=camera.camera_to_worlds,
-        fx=camera.fx,
-        fy=camera.fy,
-        cx=camera.cx - crop.left,
-        cy=camera.cy - crop.top,
-        width=torch.full_like(camera.width, crop.width),
-        height=torch.full_like(camera.height, crop.height),
-        camera_type=camera.camera_type,
-        metadata=camera.metadata,
-    )
 
 
 def place_crop(view: int, width: int, height: int, side: float) -> Crop | None:

@@ -18,12 +18,14 @@ from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
 from lora3d_splat.metrics.image import psnr
 from lora3d_splat.outputs import write_outputs, write_report
 from lora3d_splat.plugin.camera_poses import bake
+from lora3d_splat.plugin.crops import crop_camera
 from lora3d_splat.plugin.datamanager import Lora3DDatamanager, Lora3DDatamanagerConfig
 from lora3d_splat.plugin.dataparser import PlacedScene
 from lora3d_splat.plugin.evaluation import ViewScore, flat_means, reduced_camera, score_views
 from lora3d_splat.plugin.ffmpeg import provide_ffmpeg
-from lora3d_splat.plugin.held_crops import HeldCrops, crop_camera
+from lora3d_splat.plugin.held_crops import HeldCrops
 from lora3d_splat.plugin.model import Lora3DSplatModel, Lora3DSplatModelConfig
+from lora3d_splat.plugin.protocols import PROTOCOLS, ProtocolName, pose_alignment
 from lora3d_splat.plugin.run_files import write_comparison, write_run_files
 from lora3d_splat.plugin.scores_file import print_scores, scores_document, write_scores
 from lora3d_splat.plugin.trainer import Lora3DTrainer
@@ -50,6 +52,8 @@ class Lora3DPipelineConfig(VanillaPipelineConfig):
     """specifies the model config"""
     heldout_pose: PoseAlignmentConfig = field(default_factory=PoseAlignmentConfig)
     """Photometric alignment of held-out cameras before the second scoring."""
+    protocol: ProtocolName = "standard"
+    """standard, or instantsplat: its 500 steps of alignment, whatever heldout-pose says."""
 
 
 class Lora3DPipeline(VanillaPipeline):
@@ -153,7 +157,9 @@ class Lora3DPipeline(VanillaPipeline):
             "splat_frame": "splat.ply and cameras.json: world frame of the calibration",
         }
         device_type = torch.device(self.device).type
-        document = scores_document(self.scene, scores, self.config.heldout_pose, device_type, facts, seconds)
+        document = scores_document(
+            self.scene, scores, self._alignment, PROTOCOLS[self.config.protocol], device_type, facts, seconds
+        )
         write_scores(trainer.base_dir / "metrics.json", document)
         print_scores(document)
         note(f"results: {trainer.base_dir}")
@@ -219,7 +225,11 @@ class Lora3DPipeline(VanillaPipeline):
 
     def _score(self) -> tuple[ViewScore, ...]:
         views = self.datamanager.fixed_indices_eval_dataloader
-        return score_views(self._splats, views, self.config.heldout_pose)
+        return score_views(self._splats, views, self._alignment)
+
+    @property
+    def _alignment(self) -> PoseAlignmentConfig:
+        return pose_alignment(self.config.protocol, self.config.heldout_pose)
 
     @property
     def _splats(self) -> Lora3DSplatModel:

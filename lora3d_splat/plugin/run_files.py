@@ -12,10 +12,9 @@ from PIL import Image
 
 from lora3d_splat.export.cameras import PhotographCamera
 from lora3d_splat.export.scene_json import write_scene_json
-from lora3d_splat.export.splat import Splat, write_splat_ply
+from lora3d_splat.export.splat import Splat, moved_splat, write_splat_ply
 from lora3d_splat.files import atomic_file
-from lora3d_splat.gaussians.harmonics import rotate_harmonics
-from lora3d_splat.geometry.transforms import opencv_to_opengl, rotation_to_wxyz, wxyz_to_rotation
+from lora3d_splat.geometry.transforms import opencv_to_opengl
 from lora3d_splat.outputs import weights_notice, write_notice
 from lora3d_splat.plugin.camera_poses import optimised_camera_to_worlds, optimised_focal_factor
 from lora3d_splat.plugin.dataparser import PlacedScene, nerfstudio_cameras
@@ -37,16 +36,16 @@ def world_splat(model: Lora3DSplatModel, frame: Normalisation) -> Splat:
     values = {name: value.detach().cpu() for name, value in model.gauss_params.items()}
     finite = torch.stack([value.flatten(1).isfinite().all(dim=1) for value in values.values()]).all(dim=0)
     values = {name: value[finite] for name, value in values.items()}
-    back = frame.rotation.T
-    rotation = back @ wxyz_to_rotation(values["quats"].double())
-    return Splat(
-        means=((values["means"].double() / frame.scale - frame.translation) @ frame.rotation).float().numpy(),
+    normalised = Splat(
+        means=values["means"].numpy(),
         sh_dc=model.shs_0.detach().cpu()[finite].numpy(),
-        sh_rest=rotate_harmonics(values["features_rest"], back).numpy(),
+        sh_rest=values["features_rest"].numpy(),
         opacity_logit=values["opacities"][:, 0].numpy(),
-        log_scale=(values["scales"] - float(np.log(frame.scale))).numpy(),
-        quaternion_wxyz=rotation_to_wxyz(rotation).float().numpy(),
+        log_scale=values["scales"].numpy(),
+        quaternion_wxyz=values["quats"].numpy(),
     )
+    back = frame.rotation.T
+    return moved_splat(normalised, 1.0 / frame.scale, back.numpy(), (-back @ frame.translation).numpy())
 
 
 def optimised_cameras(model: Lora3DSplatModel, scene: PlacedScene) -> tuple[PhotographCamera, ...]:

@@ -17,6 +17,7 @@ from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
 from lora3d_splat.metrics.image import NAMES, Value
 from lora3d_splat.plugin.dataparser import PlacedScene
 from lora3d_splat.plugin.evaluation import ViewScore, mean_scores
+from lora3d_splat.plugin.protocols import MEAN, MEAN_ALIGNED, MEAN_HALF, Protocol
 
 DEFINITIONS = {
     "psnr": "dB, peak 1, mean over pixels and channels, whole frame",
@@ -30,6 +31,7 @@ def scores_document(
     scene: PlacedScene,
     scores: Sequence[ViewScore],
     alignment: PoseAlignmentConfig,
+    protocol: Protocol,
     device_type: str,
     facts: dict[str, Any],
     seconds: dict[str, float],
@@ -38,6 +40,8 @@ def scores_document(
     views = scene.heldout or scene.train
     return {
         "protocol": {
+            "name": protocol.name,
+            "definition": protocol.definition,
             "scored": "held-out views" if scene.heldout else "training views",
             "reason": scene.no_heldout,
             "train_views": [view.camera.file for view in scene.train],
@@ -45,8 +49,9 @@ def scores_document(
             "licence": scene.calibration.licence,
             "adapter": scene.calibration.decision,
             "definitions": DEFINITIONS,
-            "mean": "views rendered from their registered pose",
-            "mean_aligned": "after photometric pose alignment on the scored photograph itself, Gaussians frozen",
+            "mean": MEAN,
+            "mean_aligned": MEAN_ALIGNED,
+            "mean_half_image": MEAN_HALF,
             "pose_alignment": asdict(alignment.resolved(device_type)),
             "picture_size": sorted({(view.photograph.width, view.photograph.height) for view in views}),
             "device": device_type,
@@ -54,6 +59,7 @@ def scores_document(
         },
         "mean": _plain(mean_scores([score.raw for score in scores])),
         "mean_aligned": _plain(mean_scores([score.aligned for score in scores])),
+        "mean_half_image": _plain(mean_scores([score.half for score in scores])),
         "views": [
             *(_view(view.camera.file, score) for view, score in zip(views, scores, strict=True)),
             *(_missing(file, reason) for file, reason in scene.left_out),
@@ -70,7 +76,9 @@ def write_scores(path: Path, document: dict[str, Any]) -> None:
 
 def print_scores(document: dict[str, Any]) -> None:
     """The table that ends a training."""
-    table = Table(title=f"{document['protocol']['scored']}: raw -> after pose alignment", title_style="bold")
+    table = Table(
+        title=f"{document['protocol']['scored']}: raw -> aligned -> aligned on the other half", title_style="bold"
+    )
     table.add_column("view")
     for name in NAMES:
         table.add_column(name, justify="right")
@@ -80,9 +88,11 @@ def print_scores(document: dict[str, Any]) -> None:
             table.add_row(view["file"], *["-"] * len(NAMES), view["reason"], style="yellow")
             continue
         moved = f"{view['pose_change']['rotation_deg']:.2f} deg"
-        table.add_row(view["file"], *_cells(view["raw"], view["aligned"]), moved)
+        table.add_row(view["file"], *_cells(view["raw"], view["aligned"], view["half_image"]), moved)
     table.add_section()
-    table.add_row("mean", *_cells(document["mean"], document["mean_aligned"]), "", style="bold")
+    table.add_row(
+        "mean", *_cells(document["mean"], document["mean_aligned"], document["mean_half_image"]), "", style="bold"
+    )
     CONSOLE.print(table)
     for name in NAMES:
         if reason := document["mean"].get(f"{name}_reason"):
@@ -110,6 +120,7 @@ def _view(file: str, score: ViewScore) -> dict[str, Any]:
         "file": file,
         "raw": _plain(score.raw),
         "aligned": _plain(score.aligned),
+        "half_image": _plain(score.half),
         "pose_change": {
             "rotation_deg": pose.rotation_deg,
             "translation_normalised": pose.translation,
@@ -121,13 +132,13 @@ def _view(file: str, score: ViewScore) -> dict[str, Any]:
 
 
 def _missing(file: str, reason: str) -> dict[str, Any]:
-    return {"file": file, "raw": None, "aligned": None, "reason": reason}
+    return {"file": file, "raw": None, "aligned": None, "half_image": None, "reason": reason}
 
 
-def _cells(raw: dict[str, Any], aligned: dict[str, Any]) -> list[str]:
+def _cells(*scores: dict[str, Any]) -> list[str]:
     def one(name: str) -> str:
-        digits = 2 if name == "psnr" else 4
-        pair = (raw[name], aligned[name])
-        return "-" if None in pair else f"{pair[0]:.{digits}f} -> {pair[1]:.{digits}f}"
+        digits = 2 if name == "psnr" else 3
+        numbers = [values[name] for values in scores]
+        return "-" if None in numbers else " -> ".join(f"{number:.{digits}f}" for number in numbers)
 
     return [one(name) for name in NAMES]

@@ -11,9 +11,10 @@ import numpy as np
 
 from lora3d_splat.errors import InputError
 
-EvalMode = Literal["interval", "fraction", "filename", "all"]
+EvalMode = Literal["interval", "fraction", "filename", "all", "instantsplat"]
 FEWEST = 2
 """Photographs that training cannot do without."""
+INSTANTSPLAT_TESTS = 12
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,40 @@ class Split:
     reason: str | None = None
 
 
-def split_photographs(paths: Sequence[Path], mode: EvalMode, interval: int, train_fraction: float) -> Split:
-    """Split as nerfstudio does; nothing is held out where fewer than two photographs would be left to train.
+def split_photographs(
+    paths: Sequence[Path], mode: EvalMode, interval: int, train_fraction: float, train_views: int = 3
+) -> Split:
+    """Split as nerfstudio or InstantSplat do; nothing is held out where fewer than two would be left to train.
 
     Raises InputError for settings that cannot be, and for `filename` when no name tells its role.
     """
     if mode == "all":
         return Split(tuple(paths), (), "every photograph trains (eval mode: all)")
+    if mode == "instantsplat":
+        train, heldout = instantsplat_split(len(paths), train_views)
+        return Split(tuple(paths[i] for i in train), tuple(paths[i] for i in heldout))
     heldout = _heldout_mask(paths, mode, interval, train_fraction)
     train = tuple(path for path, out in zip(paths, heldout, strict=True) if not out)
     if len(train) < FEWEST:
         return Split(tuple(paths), (), f"of {len(paths)} photographs none can be spared from training")
     reason = None if heldout.any() else f"eval mode {mode} holds out none of {len(paths)} photographs"
     return Split(train, tuple(path for path, out in zip(paths, heldout, strict=True) if out), reason)
+
+
+def instantsplat_split(count: int, train_views: int) -> tuple[list[int], list[int]]:
+    """InstantSplat's indices: 12 test views spread over the inner photographs, training views over the others.
+
+    Its scenes have 24 photographs; with others the same rule is applied.
+    """
+    heldout = np.linspace(1, count - 2, INSTANTSPLAT_TESTS).astype(int).tolist()
+    pool = sorted(set(range(count)) - set(heldout))
+    if len(set(heldout)) < INSTANTSPLAT_TESTS or not FEWEST <= train_views <= len(pool):
+        raise InputError(
+            found=f"{count} photographs and train_views={train_views}",
+            accepted=f"{INSTANTSPLAT_TESTS} test views and at least {FEWEST} training views among the others",
+            remedy="use 24 photographs and 3, 6 or 12 training views, or another eval mode",
+        )
+    return [pool[i] for i in np.linspace(0, len(pool) - 1, train_views).astype(int)], heldout
 
 
 def _heldout_mask(paths: Sequence[Path], mode: EvalMode, interval: int, train_fraction: float) -> np.ndarray:
