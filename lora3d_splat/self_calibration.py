@@ -239,7 +239,7 @@ class _Run:
         def compute() -> tuple[AlignedScene, CalibratedConfidence, float, float | None]:
             parts = 2 if self.unseen else 1
             with stage(name, parts * config.steps) as advance:
-                scene, confidence = align(self.views, predictions, config, floor, advance)
+                scene, confidence = self._aligned(predictions, config, advance)
                 judged = self._judge(predictions, config, advance) if self.unseen else None
             return scene, confidence, pair_residual(scene, predictions), judged
 
@@ -247,13 +247,19 @@ class _Run:
         self.seconds[name] = stored.seconds
         return _Pass(name, *stored.value, seconds=self._cost(name))
 
+    def _aligned(
+        self, predictions: Sequence[PairPrediction], config: AlignmentConfig, advance: Advance
+    ) -> tuple[AlignedScene, CalibratedConfidence]:
+        floor = self.network.confidence_floor
+        return align(predictions, config, views=self.views, confidence_floor=floor, advance=advance)
+
     def _judge(
         self, predictions: tuple[PairPrediction, ...], config: AlignmentConfig, advance: Advance
     ) -> float | None:
         training = [item for item in predictions if item.pair in set(self.training)]
         unseen = [item for item in predictions if item.pair in set(self.unseen)]
         try:
-            scene, _ = align(self.views, training, config, self.network.confidence_floor, advance)
+            scene, _ = self._aligned(training, config, advance)
             return pair_residual(scene, unseen)
         except Lora3DError:  # without those pairs the scene falls apart; the full one then has to do
             return None

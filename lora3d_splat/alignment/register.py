@@ -12,11 +12,10 @@ from ..geometry.cameras import focal_from_pointmap, photograph_to_network_focal,
 from ..geometry.procrustes import robust_similarity, weighted_similarity
 from ..geometry.transforms import rigid, transform_points
 from ..records import AlignedScene, PairPrediction, View
-from .align import log_confidences
 from .config import AlignmentConfig
-from .initialise import masked_median
 from .judge import scene_median_depth, world_points
-from .observations import centred_pixels, sample_grid
+from .observations import centred_pixels, sample_grid, sides_of, view_mask, voting_of
+from .robust import masked_median
 from .variables import diagonal
 
 TRIAL_ROUNDS, POOL_ROUNDS = 4, 40
@@ -52,7 +51,7 @@ def register_views(
     network pixels.
     """
     config = config or AlignmentConfig()
-    masked = log_confidences(predictions, confidence_floor) if predictions else ()
+    masked = _votes([*train_views, *heldout_views], predictions, confidence_floor)
     poses = torch.eye(4, dtype=torch.float64).repeat(len(heldout_views), 1, 1)
     reasons: list[str | None] = []
     worlds = {index: world_points(scene, index) for index, placed in enumerate(scene.registered) if placed}
@@ -73,6 +72,19 @@ def register_views(
     centre = torch.tensor([principal_point_of(view) for view in heldout_views], dtype=torch.float64).reshape(-1, 2)
     registered = tuple(reason is None for reason in reasons)
     return registered, tuple(reasons), poses, torch.tensor(focal, dtype=torch.float64), centre
+
+
+def _votes(
+    views: Sequence[View], predictions: Sequence[PairPrediction], confidence_floor: float
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The votes C (H, W) of both sides of each prediction."""
+    voting, masks = voting_of(predictions, confidence_floor), [view_mask(view) for view in views]
+
+    def votes(view: int, points: Tensor, confidence: Tensor) -> Tensor:
+        mask = masks[view]
+        return voting.votes(confidence, points, None if mask is None else mask.view(confidence.shape))
+
+    return tuple((votes(*first), votes(*second)) for first, second in map(sides_of, predictions))
 
 
 def _sightings(
@@ -176,7 +188,7 @@ def _focal(
         return photograph_to_network_focal(fixed, view.affine)
     led = [k for k, item in enumerate(predictions) if item.pair.reference == index]
     if config.focal == "per-view" and led:
-        pixels = centred_pixels(view)
+        pixels = centred_pixels(view.size, torch.tensor(principal_point_of(view), dtype=torch.float64))
         estimates = [
             focal_from_pointmap(predictions[k].points_reference.reshape(-1, 3).double(), pixels, masked[k][0].flatten())
             for k in led
