@@ -38,7 +38,7 @@ def main() -> None:
             predictions = predict(scene, outliers=outliers, noise=options.noise)
             for robust in ("none", "geman-mcclure"):
                 began, worked = time.perf_counter(), time.process_time()
-                aligned, _ = align(scene.views, predictions, AlignmentConfig(robust=robust))
+                aligned, _ = align(predictions, AlignmentConfig(robust=robust), views=scene.views)
                 seconds, work = time.perf_counter() - began, time.process_time() - worked
                 found = [f"{value:.2e}" for value in errors(scene, aligned).values()]
                 table.add_row(str(count), f"{outliers:.0%}", robust, f"{seconds:.1f}", f"{work:.1f}", *found)

@@ -44,6 +44,10 @@ class View:
     """Digest of the file's bytes; names cached artefacts."""
     focal_hint: float | None = None
     """Focal length from EXIF in photograph pixels, None where EXIF says nothing."""
+    camera: str = ""
+    """Make, model and lens setting from EXIF; photographs of one camera share it."""
+    mask: np.ndarray | None = None
+    """(H, W) bool at network resolution: pixels that take part; None where all do."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -286,7 +286,7 @@ class _Run:
         def compute() -> tuple[AlignedScene, CalibratedConfidence, float, float | None, Reliability | None]:
             parts = 2 if self.unseen else 1
             with stage(name, parts * config.steps) as advance:
-                scene, confidence = align(self.views, predictions, config, floor, advance)
+                scene, confidence = self._aligned(predictions, config, advance)
                 judged, reliability = self._judge(predictions, config, advance)
             if reliability is None:
                 reliability = judge_reliability(scene, confidence, predictions, unseen=False)
@@ -335,6 +335,12 @@ class _Run:
         residual = pair_residual(scene, predictions)
         return _Pass(TRACKED, scene, confidence, residual, None, self._cost(TRACKED), summary)
 
+    def _aligned(
+        self, predictions: Sequence[PairPrediction], config: AlignmentConfig, advance: Advance
+    ) -> tuple[AlignedScene, CalibratedConfidence]:
+        floor = self.network.confidence_floor
+        return align(predictions, config, views=self.views, confidence_floor=floor, advance=advance)
+
     def _judge(
         self, predictions: tuple[PairPrediction, ...], config: AlignmentConfig, advance: Advance
     ) -> tuple[float | None, Reliability | None]:
@@ -344,7 +350,7 @@ class _Run:
         training = [item for item in predictions if item.pair in set(self.training)]
         unseen = [item for item in predictions if item.pair in set(self.unseen)]
         try:
-            scene, confidence = align(self.views, training, config, self.network.confidence_floor, advance)
+            scene, confidence = self._aligned(training, config, advance)
             return pair_residual(scene, unseen), judge_reliability(scene, confidence, unseen, unseen=True)
         except Lora3DError:  # without those pairs the scene falls apart; the full one then has to do
             return None, None

@@ -30,7 +30,7 @@ def garble(item: PairPrediction, seed: int) -> PairPrediction:
 def test_exact_predictions_give_the_exact_scene(robust: str, focal: str):
     """Poses, focal and depth to numerical precision of the float32 input."""
     scene = make_scene(4)
-    aligned, _ = align(scene.views, predict(scene), replace(SMALL, robust=robust, focal=focal))
+    aligned, _ = align(predict(scene), replace(SMALL, robust=robust, focal=focal), views=scene.views)
     found = errors(scene, aligned)
     assert found["centre"] < 1e-4
     assert found["rotation"] < 1e-2
@@ -43,7 +43,7 @@ def test_exact_predictions_give_the_exact_scene(robust: str, focal: str):
 def test_confident_outliers_hurt_the_robust_alignment_less(outliers: float):
     scene = make_scene(4)
     predictions = predict(scene, outliers=outliers, noise=0.005, one_sided=True)
-    robust, plain = (errors(scene, align(scene.views, predictions, config)[0]) for config in (SMALL, PLAIN))
+    robust, plain = (errors(scene, align(predictions, config, views=scene.views)[0]) for config in (SMALL, PLAIN))
     assert robust["centre"] < 0.02
     assert robust["rotation"] < 0.5
     assert robust["focal"] < 0.02
@@ -56,7 +56,7 @@ def test_the_weights_tell_outliers_from_inliers():
     """Of confident predictions, at least 95 % of the gross outliers end below all but 5 % of the inliers."""
     scene = make_scene(4)
     clean, dirty = predict(scene), predict(scene, outliers=0.2)
-    _, confidence = align(scene.views, dirty, SMALL)
+    _, confidence = align(dirty, SMALL, views=scene.views)
     wrong = torch.cat(
         [(a.points_other - b.points_other).norm(dim=-1).flatten() > 1e-3 for a, b in zip(clean, dirty, strict=True)]
     )
@@ -76,8 +76,8 @@ def test_moving_and_scaling_any_pair_changes_nothing():
         factor = 0.3 + 2 * float(torch.rand((), generator=generator))
         return replace(item, points_reference=factor * item.points_reference, points_other=factor * item.points_other)
 
-    first, _ = align(scene.views, predictions, SMALL)
-    second, _ = align(scene.views, [scaled(item) for item in predictions], SMALL)
+    first, _ = align(predictions, SMALL, views=scene.views)
+    second, _ = align([scaled(item) for item in predictions], SMALL, views=scene.views)
     before, after = errors(scene, first), errors(scene, second)
     assert before == pytest.approx(after, abs=2e-3)
     assert second.residual == pytest.approx(first.residual, rel=2e-2)
@@ -92,8 +92,8 @@ def test_the_order_of_the_views_does_not_matter():
         replace(item, pair=ImagePair(order.index(item.pair.reference), order.index(item.pair.other)))
         for item in reversed(predictions)
     ]
-    first, _ = align(scene.views, predictions, SMALL)
-    second, _ = align(views, renamed, SMALL)
+    first, _ = align(predictions, SMALL, views=scene.views)
+    second, _ = align(renamed, SMALL, views=views)
     turned = second.T_world_camera[[order.index(k) for k in range(4)]]
     torch.testing.assert_close(
         first.T_world_camera[0, :3, :3].T @ first.T_world_camera[:, :3, :3],
@@ -107,14 +107,14 @@ def test_the_order_of_the_views_does_not_matter():
 def test_the_same_input_gives_the_same_scene():
     scene = make_scene(3)
     predictions = predict(scene, outliers=0.1, noise=0.01)
-    first, second = (align(scene.views, predictions, SMALL)[0] for _ in range(2))
+    first, second = (align(predictions, SMALL, views=scene.views)[0] for _ in range(2))
     assert torch.equal(first.T_world_camera, second.T_world_camera)
     assert torch.equal(first.depth[0], second.depth[0])
 
 
 def test_portrait_and_landscape_photographs_of_one_camera_share_the_focal():
     scene = make_scene(4, portrait=(1, 2))
-    aligned, confidence = align(scene.views, predict(scene), SMALL)
+    aligned, confidence = align(predict(scene), SMALL, views=scene.views)
     found = errors(scene, aligned)
     assert found["centre"] < 1e-4
     assert found["focal"] < 1e-4
@@ -125,7 +125,7 @@ def test_portrait_and_landscape_photographs_of_one_camera_share_the_focal():
 
 def test_two_views_are_enough():
     scene = make_scene(2)
-    aligned, _ = align(scene.views, predict(scene), SMALL)
+    aligned, _ = align(predict(scene), SMALL, views=scene.views)
     relative = torch.linalg.inv(aligned.T_world_camera[0]) @ aligned.T_world_camera[1]
     true = torch.linalg.inv(scene.T_world_camera[0]) @ scene.T_world_camera[1]
     torch.testing.assert_close(relative[:3, :3], true[:3, :3], atol=1e-4, rtol=0)
@@ -137,7 +137,7 @@ def test_two_views_are_enough():
 def test_the_unit_is_pinned():
     """The geometric mean of the pair scales is 0.5, whatever the network's units."""
     scene = make_scene(3)
-    aligned, _ = align(scene.views, predict(scene), SMALL)
+    aligned, _ = align(predict(scene), SMALL, views=scene.views)
     assert aligned.pair_scale.log().mean().exp().item() == pytest.approx(0.5, rel=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_a_view_of_something_else_is_left_out_with_a_reason_and_harms_nobody():
         garble(item, k) if 3 in (item.pair.reference, item.pair.other) else item
         for k, item in enumerate(predict(scene))
     ]
-    aligned, confidence = align(scene.views, predictions, SMALL)
+    aligned, confidence = align(predictions, SMALL, views=scene.views)
     assert aligned.registered == (True, True, True, False)
     assert aligned.reasons[:3] == (None, None, None)
     assert "%" in aligned.reasons[3] or "connects" in aligned.reasons[3]
@@ -169,7 +169,7 @@ def test_a_view_without_pairs_or_without_confidence_is_left_out():
         return item
 
     predictions = [dimmed(item) for item in predict(scene) if 3 not in (item.pair.reference, item.pair.other)]
-    aligned, _ = align(scene.views, predictions, SMALL)
+    aligned, _ = align(predictions, SMALL, views=scene.views)
     assert aligned.registered == (True, True, True, False, False)
     assert "no pair" in aligned.reasons[3]
     assert "sure of only" in aligned.reasons[4]
@@ -179,7 +179,7 @@ def test_pictures_that_share_nothing_are_an_error_that_names_them():
     scene = make_scene(3)
     predictions = [garble(item, k) for k, item in enumerate(predict(scene))]
     with pytest.raises(AlignmentError, match=r"000\.jpg") as caught:
-        align(scene.views, predictions, SMALL)
+        align(predictions, SMALL, views=scene.views)
     assert "overlap" in caught.value.accepted
 
 
@@ -188,13 +188,13 @@ def test_cameras_in_one_place_are_an_error_that_says_so():
     poses = scene.T_world_camera.clone()
     poses[:, :3, 3] = 0.0
     with pytest.raises(AlignmentError, match="parallax"):
-        align(scene.views, predict(replace(scene, T_world_camera=poses)), SMALL)
+        align(predict(replace(scene, T_world_camera=poses)), SMALL, views=scene.views)
 
 
 def test_dead_confidence_counts_all_pixels_alike():
     """Raw confidence 1 everywhere (log 0) must not mask everything."""
     scene = make_scene(3)
-    aligned, confidence = align(scene.views, predict(scene, confidence=1.0), SMALL, confidence_floor=0.5)
+    aligned, confidence = align(predict(scene, confidence=1.0), SMALL, confidence_floor=0.5, views=scene.views)
     assert errors(scene, aligned)["centre"] < 1e-4
     assert float(confidence.view_confidence[0].mean()) == pytest.approx(1.0, abs=0.05)
 
@@ -202,18 +202,18 @@ def test_dead_confidence_counts_all_pixels_alike():
 def test_predictions_of_another_size_are_refused():
     scene = make_scene(2)
     with pytest.raises(InputError, match="shape"):
-        align(make_scene(2, size=(32, 64)).views, predict(scene), SMALL)
+        align(predict(scene), SMALL, views=make_scene(2, size=(32, 64)).views)
 
 
 def test_progress_adds_up_to_the_steps():
     scene, units = make_scene(2), []
-    align(scene.views, predict(scene), SMALL, advance=units.append)
+    align(predict(scene), SMALL, advance=units.append, views=scene.views)
     assert sum(units) == SMALL.steps
 
 
 def test_the_pair_residual_ignores_gauge_and_confidence_and_grows_with_error():
     scene = make_scene(3)
-    aligned, _ = align(scene.views, predict(scene), SMALL)
+    aligned, _ = align(predict(scene), SMALL, views=scene.views)
     exact, noisy, worse = (predict(scene, noise=noise, seed=9) for noise in (0.0, 0.02, 0.1))
     pose = rigid(so3_exp(torch.tensor([0.3, 0.2, 0.1])), torch.tensor([1.0, 2.0, 3.0]))
 

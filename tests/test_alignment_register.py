@@ -30,7 +30,7 @@ def trained() -> tuple[AnalyticScene, AlignedScene]:
         tuple(whole.depth[k] for k in order),
     )
     pairs = [ImagePair(i, j) for i in range(4) for j in range(4) if i != j]
-    return scene, align(scene.views[:4], predict(scene, pairs), SMALL)[0]
+    return scene, align(predict(scene, pairs), SMALL, views=scene.views[:4])[0]
 
 
 def pose_error(scene: AnalyticScene, aligned: AlignedScene, pose: torch.Tensor) -> tuple[float, float]:

@@ -8,14 +8,17 @@ import pytest
 import torch
 from analytic_scene import make_scene, predict
 
-from lora3d_splat.alignment.align import log_confidences
+from lora3d_splat.alignment import reprojection, residuals
 from lora3d_splat.alignment.config import AlignmentConfig
-from lora3d_splat.alignment.initialise import grow_tree, initial_variables, score_edges
-from lora3d_splat.alignment.normal_equations import gauss_newton_step
+from lora3d_splat.alignment.initialise import grow_tree, initial_variables, prepare
+from lora3d_splat.alignment.normal_equations import System, gauss_newton_step
 from lora3d_splat.alignment.observations import Observations, observe, sample_grid
+from lora3d_splat.alignment.priors import no_priors
 from lora3d_splat.alignment.residuals import DESIGN, best_depth, error_map, errors, features, world_geometry
-from lora3d_splat.alignment.variables import FocalModes, Variables, focal_modes
+from lora3d_splat.alignment.variables import FocalModes, Layout, Variables, focal_modes
 from lora3d_splat.errors import InputError
+from lora3d_splat.geometry.procrustes import Similarity
+from lora3d_splat.geometry.transforms import so3_exp
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +26,12 @@ def started() -> tuple[Observations, Variables, torch.Tensor]:
     """Observations and the start of a small noisy scene with one portrait view."""
     scene = make_scene(3, size=(32, 48), portrait=(1,))
     predictions = predict(scene, noise=0.05)
-    observations = observe(scene.views, predictions, log_confidences(predictions, 0.5), samples=60)
+    priors = no_priors(scene.views)
+    observations, _ = observe(scene.views, predictions, priors, 0.5, samples=60)
     pairs = [item.pair for item in predictions]
-    modes = focal_modes(scene.views, AlignmentConfig(focal="per-view"))
-    tree = grow_tree(score_edges(observations, pairs))
-    return observations, *initial_variables(observations, pairs, tree, modes, 0.5)
+    modes = focal_modes(scene.views, AlignmentConfig(focal="per-view"), priors)
+    start = prepare(observations, pairs, modes)
+    return observations, *initial_variables(observations, pairs, start, grow_tree(start.edges), 0.5)
 
 
 def test_the_derivative_is_that_of_the_residual(started):
@@ -62,9 +66,13 @@ def test_the_reduced_step_is_the_step_of_the_full_system(started):
     observations, variables, _ = started
     geometry = world_geometry(variables, observations)
     weights = observations.confidence
-    depth = best_depth(geometry, observations, weights)
+    depth = best_depth(geometry, observations, weights, started[2])
     modes = FocalModes(torch.ones(3).double(), torch.arange(3), torch.full((3,), torch.nan).double())
-    view_step, focal_step, pair_step = gauss_newton_step(geometry, observations, depth, weights, modes, 1e-12)
+    layout = Layout(3, 6, modes, torch.zeros(3, dtype=torch.bool), free_unit=True)
+    blocks = residuals.linearised(geometry, observations, depth, weights, layout.block_places(observations))
+    nothing = torch.zeros(layout.size).double()
+    system = System(blocks, layout.size, layout.pair_places(), nothing, nothing, layout.pin(torch.ones(6).double()))
+    view_step, focal_step, pair_step = layout.split(gauss_newton_step(system, 1e-12, 1e-10, 500))
 
     blocks, samples = weights.shape
     jacobian = torch.zeros(blocks, samples, 3, 18 + 3 + 42 + 3 * samples, dtype=torch.float64)
@@ -102,7 +110,7 @@ def test_no_other_depth_has_a_smaller_weighted_error(started):
     weights = observations.confidence * torch.rand(
         observations.confidence.shape, generator=torch.Generator().manual_seed(1)
     )
-    depth = best_depth(geometry, observations, weights)
+    depth = best_depth(geometry, observations, weights, started[2])
 
     def cost(candidate: torch.Tensor) -> torch.Tensor:
         squared = weights * errors(geometry, observations, candidate).square().sum(-1)
@@ -113,14 +121,40 @@ def test_no_other_depth_has_a_smaller_weighted_error(started):
         assert bool((cost(depth) < cost(factor * depth))[seen].all())
 
 
-def test_pinning_changes_the_unit_and_nothing_else(started):
+def test_another_frame_and_unit_change_the_residuals_by_the_unit_alone(started):
     observations, variables, depth = started
-    pinned = variables.pinned(0.5)
-    assert pinned.log_scale.mean().exp().item() == pytest.approx(0.5)
-    factor = float((pinned.log_scale - variables.log_scale).mean().exp())
-    before = errors(world_geometry(variables, observations), observations, depth)
-    after = errors(world_geometry(pinned, observations), observations, factor * depth)
-    torch.testing.assert_close(after, factor * before)
+    rotation = so3_exp(torch.tensor([0.3, -0.2, 0.5]).double())
+    frame = Similarity(torch.tensor(3.0).double(), rotation, torch.tensor([1.0, 2.0, 3.0]).double())
+    moved = variables.moved_to(frame)
+    before = errors(world_geometry(variables, observations), observations, depth).norm(dim=-1)
+    after = errors(world_geometry(moved, observations), observations, 3.0 * depth).norm(dim=-1)
+    torch.testing.assert_close(after, 3.0 * before)
+
+
+def test_the_derivative_of_the_reprojection_is_that_of_its_residual(started):
+    """Central differences over the cameras of view 1, as own view and as reference view, and over the depths."""
+    observations, variables, depth = started
+    geometry = reprojection.world_geometry(variables, observations)
+    modes = FocalModes(torch.ones(3).double(), torch.arange(3), torch.full((3,), torch.nan).double())
+    layout = Layout(3, 6, modes, torch.zeros(3, dtype=torch.bool), free_unit=True, own_pairs=False)
+    weights = observations.confidence
+    places = layout.block_places(observations)
+    blocks = reprojection.linearised(geometry, observations, depth, weights, places)
+
+    def cost(parameter: int, by: float) -> torch.Tensor:
+        step = torch.zeros(layout.size).double()
+        step[parameter] = by
+        moved = variables.moved(*layout.split(step))
+        error = reprojection.errors(reprojection.world_geometry(moved, observations), observations, depth)
+        return 0.5 * (weights * error.square().sum(-1)).sum()
+
+    total = torch.zeros(layout.size + 1).double().index_add(0, places.flatten(), blocks.gradient.flatten())
+    for parameter in range(6, 12):
+        numeric = (cost(parameter, 1e-6) - cost(parameter, -1e-6)) / 2e-6
+        assert float(numeric) == pytest.approx(float(total[parameter]), rel=1e-4, abs=1e-6)
+    best = reprojection.best_depth(geometry, observations, weights, depth)
+    errors_at = [reprojection.errors(geometry, observations, each).square().sum(-1) for each in (depth, best)]
+    assert float((weights * errors_at[1]).sum()) < float((weights * errors_at[0]).sum())
 
 
 def test_the_grid_covers_the_image_evenly_with_about_as_many_samples_as_asked():
@@ -136,8 +170,10 @@ def test_the_tree_reaches_every_view_of_a_connected_graph(started):
     observations, _, _ = started
     scene = make_scene(5)
     predictions = [item for item in predict(scene) if abs(item.pair.reference - item.pair.other) == 1]
-    observations = observe(scene.views, predictions, log_confidences(predictions, 0.5), samples=60)
-    tree = grow_tree(score_edges(observations, [item.pair for item in predictions]))
+    priors = no_priors(scene.views)
+    observations, _ = observe(scene.views, predictions, priors, 0.5, samples=60)
+    modes = focal_modes(scene.views, AlignmentConfig(), priors)
+    tree = grow_tree(prepare(observations, [item.pair for item in predictions], modes).edges)
     assert {new for _, _, new in tree} | {tree[0][1]} == set(range(5))
     assert len(tree) == 4
 
@@ -155,8 +191,8 @@ def test_a_wrong_setting_is_refused_with_what_is_accepted(setting: str, value: o
 def test_exif_focals_are_fixed_and_missing_ones_shared():
     views = list(make_scene(3).views)
     views[1] = replace(views[1], focal_hint=700.0)
-    modes = focal_modes(views, AlignmentConfig(focal="exif"))
+    modes = focal_modes(views, AlignmentConfig(focal="exif"), no_priors(views))
     assert modes.mode.tolist() == [0, -1, 0]
     assert modes.fixed[1].item() == pytest.approx(700.0 * views[1].affine.scale_x)
     with pytest.raises(InputError, match="EXIF"):
-        focal_modes(make_scene(3).views, AlignmentConfig(focal="exif"))
+        focal_modes(make_scene(3).views, AlignmentConfig(focal="exif"), no_priors(make_scene(3).views))

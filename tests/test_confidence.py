@@ -22,7 +22,7 @@ from lora3d_splat.confidence import (
 def aligned():
     scene = make_scene(3)
     predictions = predict(scene, outliers=0.2, noise=0.005)
-    return scene, predictions, *align(scene.views, predictions, AlignmentConfig(samples_per_view=150))
+    return scene, predictions, *align(predictions, AlignmentConfig(samples_per_view=150), views=scene.views)
 
 
 def test_a_view_averages_the_pairs_that_see_it(aligned):

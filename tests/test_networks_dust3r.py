@@ -13,7 +13,7 @@ from dust3r_recipe import DESCRIPTORS, FULL, TINY, TINY_DPT, TINY_MAST3R, random
 from lora3d_splat.errors import CheckpointError, InputError
 from lora3d_splat.networks import build_network
 from lora3d_splat.networks.base import PointmapNetwork
-from lora3d_splat.networks.dpt import Fusion
+from lora3d_splat.networks.dpt import Fusion, double
 from lora3d_splat.networks.dust3r import Dust3R
 from lora3d_splat.networks.dust3r_config import Dust3RConfig
 from lora3d_splat.networks.postprocess import descriptors, points_and_confidence

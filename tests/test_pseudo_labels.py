@@ -18,7 +18,7 @@ from lora3d_splat.pseudo_labels import PseudoLabelConfig, degenerate, make_pseud
 def aligned():
     scene = make_scene(3, portrait=(1,))
     predictions = predict(scene, outliers=0.3, noise=0.005)
-    return scene, predictions, *align(scene.views, predictions, AlignmentConfig(samples_per_view=150))
+    return scene, predictions, *align(predictions, AlignmentConfig(samples_per_view=150), views=scene.views)
 
 
 def test_labels_are_closer_to_the_truth_than_the_predictions(aligned):

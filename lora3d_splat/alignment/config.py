@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ..errors import InputError
+from .robust import Kernel
+
+FOCAL_MODES = ("shared", "per-camera", "per-view", "exif")
 
 
 @dataclass(frozen=True)
 class AlignmentConfig:
     """How the pair predictions become one scene."""
 
-    robust: Literal["geman-mcclure", "none"] = "geman-mcclure"
-    """geman-mcclure calibrates the confidence while aligning (LoRA3D); none keeps the network's own (plain)."""
+    robust: Kernel = "geman-mcclure"
+    """geman-mcclure calibrates the confidence while aligning (LoRA3D); huber bends only small residuals; none keeps
+    the network's own confidence (plain)."""
+    residual: Literal["pointmap", "reprojection"] = "pointmap"
+    """pointmap: distance of aligned and predicted points; reprojection: their distance in the reference picture."""
     focal: str = "shared"
-    """shared (one camera), per-view, exif (fixed to EXIF), or a fixed VALUE in photograph pixels."""
+    """shared (one camera), per-camera (told apart by EXIF and size), per-view, exif (fixed to EXIF), or a fixed VALUE
+    in photograph pixels."""
     steps: int = 60
     """Largest number of Gauss-Newton steps; the solver stops earlier when the objective no longer falls."""
-    reweight_every: int = 1
-    """Steps between refreshes of the robust weights; one Gauss-Newton step goes as far as tens of gradient steps."""
+    settle_steps: int = 12
+    """Steps over which the robust kernel closes in from wide to its final width mu; mu is fixed from then on."""
     mu_relative: float = 0.01
     """Residual, as a fraction of the median depth, at which a pixel keeps a quarter of its confidence."""
-    mu_spread: float = 0.5
-    """Lower bound of that residual as a fraction of the plain alignment's median one: weak networks keep voters."""
+    mu_spread: float = 1.0
+    """Lower bound of that residual as a fraction of the median one: weak networks keep voters."""
     samples_per_view: int = 800
     """Pixels per view, on a regular grid, that drive poses and focals; depths and weights are dense in the end."""
     pair_scale: float = 0.5
@@ -36,13 +43,19 @@ class AlignmentConfig:
     """A view is left out when fewer of its pixels than this fraction reach the confidence floor."""
     parallax_limit: float = 1e-3
     """Smallest extent of the camera centres, as a fraction of the median depth, that counts as parallax."""
+    parallax_doubt: float = 0.5
+    """The same as a fraction of what the two orders of a pair typically disagree by: less is lost in their error ..."""
+    parallax_ceiling: float = 0.02
+    """... but this extent always counts, however weak the network is."""
 
     def __post_init__(self) -> None:
-        if self.robust not in ("geman-mcclure", "none"):
-            raise InputError(f"robust={self.robust!r}", "geman-mcclure or none", "choose one of the two")
-        if self.focal not in ("shared", "per-view", "exif"):
-            _positive_number("focal", self.focal, "shared, per-view, exif or a positive number of photograph pixels")
-        for name in ("steps", "reweight_every", "samples_per_view"):
+        for name, choices in (("robust", get_args(Kernel)), ("residual", ("pointmap", "reprojection"))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name}={getattr(self, name)!r}", " or ".join(choices), "choose one of them")
+        if self.focal not in FOCAL_MODES:
+            accepted = ", ".join(FOCAL_MODES) + " or a positive number of photograph pixels"
+            _positive_number("focal", self.focal, accepted)
+        for name in ("steps", "settle_steps", "samples_per_view"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}", "a whole number of at least 1", "raise it")
         for name in ("mu_relative", "pair_scale", "disagreement_limit", "residual_limit"):
@@ -51,7 +64,7 @@ class AlignmentConfig:
     @property
     def fixed_focal(self) -> float | None:
         """The focal VALUE in photograph pixels, None where the focal is a mode."""
-        return None if self.focal in ("shared", "per-view", "exif") else float(self.focal)
+        return None if self.focal in FOCAL_MODES else float(self.focal)
 
 
 def _positive_number(name: str, value: str | float, accepted: str) -> None:

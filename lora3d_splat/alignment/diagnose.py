@@ -10,25 +10,50 @@ from torch import Tensor
 from ..errors import AlignmentError
 from ..records import View
 from .config import AlignmentConfig
-from .initialise import Edge
+from .initialise import AGREEING, Edge
 from .observations import Observations
-from .robust import weighted_median
-from .solve import State
+from .robust import masked_median, masked_quantile
+from .solve import Problem, State
+
+Tree = Sequence[tuple[Edge, int, int]]
 
 
-def unusable_views(
-    views: Sequence[View], observations: Observations, edges: Sequence[Edge], config: AlignmentConfig
+def lost_views(
+    names: Sequence[str], observations: Observations, edges: Sequence[Edge], tree: Tree, config: AlignmentConfig
 ) -> dict[int, str]:
     """Views that cannot be placed whatever the solver does, each with a sentence."""
+    reached = {view for _, old, new in tree for view in (old, new)}
+    groups = components(len(names), [edge for edge in edges if edge.disagreement <= config.disagreement_limit])
+    apart = {
+        index: _group_sentence(names, group, len(reached))
+        for group in groups
+        for index in group
+        if index not in reached
+    }
+    return apart | _unusable_views(names, observations, edges, config)
+
+
+def components(count: int, edges: Sequence[Edge]) -> list[list[int]]:
+    """The groups of views that the edges connect, each sorted."""
+    group = list(range(count))
+    for edge in edges:
+        low, high = sorted(group[view] for view in edge.views)
+        group = [low if label == high else label for label in group]
+    return [[view for view in range(count) if group[view] == label] for label in sorted(set(group))]
+
+
+def _unusable_views(
+    names: Sequence[str], observations: Observations, edges: Sequence[Edge], config: AlignmentConfig
+) -> dict[int, str]:
     reasons: dict[int, str] = {}
-    for index in range(len(views)):
+    for index in range(len(names)):
         mine = [edge for edge in edges if index in edge.views]
         blocks = 2 * torch.nonzero(observations.view[::2] == index)[:, 0]
         if not mine:
             reasons[index] = "no pair with another view was predicted"
         elif len(blocks) == 0:
             reasons[index] = "no pair was predicted that has it as the reference view"
-        elif (share := _confident_share(observations, blocks)) < config.confident_fraction:
+        elif (share := _confident_share(observations, index, blocks)) < config.confident_fraction:
             reasons[index] = (
                 f"the network is sure of only {share:.1%} of its pixels ({config.confident_fraction:.1%} needed)"
             )
@@ -37,46 +62,45 @@ def unusable_views(
             if best.disagreement > config.disagreement_limit:
                 partner = best.views[0] if best.views[1] == index else best.views[1]
                 reasons[index] = (
-                    f"it fits no other view: the two orders of its best pair (with {views[partner].file}) disagree by "
+                    f"it fits no other view: the predictions of its best pair (with {names[partner]}) disagree by "
                     f"{best.disagreement:.0%} of the median depth (limit {config.disagreement_limit:.0%})"
                 )
     return reasons
 
 
-def unconnected_views(views: Sequence[View], reached: set[int]) -> dict[int, str]:
-    """Views outside the largest group of views that pairs connect."""
-    count = len(reached)
-    return {
-        index: f"no consistent pair connects it to the {count} views of the largest group"
-        for index in range(len(views))
-        if index not in reached
-    }
-
-
-def misfit_views(observations: Observations, state: State, config: AlignmentConfig) -> dict[int, str]:
-    """Views whose predictions stay far from the aligned scene; judged by medians, so outliers alone never suffice."""
+def misfit_views(names: Sequence[str], problem: Problem, state: State) -> dict[int, str]:
+    """Views whose predictions stay far from the aligned scene; the better pixels judge, so outliers never suffice."""
+    observations, limit = problem.observations, problem.config.residual_limit
+    residual = state.residual()
     reasons: dict[int, str] = {}
-    for index in range(observations.view_count):
+    for index in range(len(names)):
         mine = observations.view == index
-        votes = observations.confidence[mine]
-        typical = weighted_median(state.depth[index].expand_as(votes), votes)
-        relative = float(weighted_median(state.residual[mine], votes) / typical)
-        if not relative <= config.residual_limit:
+        votes = observations.confidence[mine].flatten()
+        own = masked_median(state.depth[index], votes.view(-1, len(state.depth[index])).sum(0))
+        typical = own if problem.layout.own_pairs else torch.ones_like(own)
+        relative = float(masked_quantile(residual[mine].flatten(), votes, AGREEING) / typical)
+        if not relative <= limit:
             reasons[index] = (
-                f"it does not fit the other views: its median residual after alignment is {relative:.0%} of its depth "
-                f"(limit {config.residual_limit:.0%})"
+                f"it does not fit the other views: after alignment {1 - AGREEING:.0%} of its pixels are off by more "
+                f"than {relative:.0%} of its depth (limit {limit:.0%})"
             )
     return reasons
 
 
-def check_parallax(T_world_view: Tensor, median_depth: float, config: AlignmentConfig) -> None:
-    """Raise AlignmentError where all cameras stand in one place: depth would be the network's guess alone."""
+def check_parallax(T_world_view: Tensor, median_depth: float, edges: Sequence[Edge], config: AlignmentConfig) -> None:
+    """Raise AlignmentError where all cameras stand in one place: depth would be the network's guess alone.
+
+    Cameras also stand in one place when their distances are lost in what the predictions disagree by.
+    """
     centres = T_world_view[:, :3, 3]
     extent = float((centres - centres.mean(0)).norm(dim=-1).max()) / max(median_depth, 1e-12)
-    if extent < config.parallax_limit:
+    doubt = float(torch.tensor([edge.disagreement for edge in edges]).median())
+    needed = max(config.parallax_limit, min(config.parallax_doubt * doubt, config.parallax_ceiling))
+    if extent < needed:
         raise AlignmentError(
-            f"no parallax: all cameras lie within {extent:.2%} of the median depth",
-            f"camera positions that differ by at least {config.parallax_limit:.2%} of the median depth",
+            f"no parallax: all cameras lie within {extent:.2%} of the median depth of each other, and the predictions "
+            f"disagree by {doubt:.2%}",
+            f"camera positions that differ by at least {needed:.2%} of the median depth",
             "take photographs from different positions instead of turning on the spot",
         )
 
@@ -91,6 +115,14 @@ def too_few_views(views: Sequence[View], reasons: Sequence[str | None]) -> Align
     )
 
 
-def _confident_share(observations: Observations, blocks: Tensor) -> float:
-    real = (observations.points[blocks] != 0).any(dim=-1).sum().clamp_min(1)
-    return float((observations.confidence[blocks] > 0).sum() / real)
+def _group_sentence(names: Sequence[str], group: Sequence[int], largest: int) -> str:
+    reason = f"no consistent pair connects it to the {largest} views of the largest group"
+    if len(group) == 1:
+        return reason
+    listed = ", ".join(names[view] for view in group)
+    return f"it belongs to a separate group of {len(group)} views ({listed}); {reason}"
+
+
+def _confident_share(observations: Observations, index: int, blocks: Tensor) -> float:
+    voting = (observations.confidence[blocks] > 0).sum()
+    return float(voting / (observations.real[index] * len(blocks)).clamp_min(1))

@@ -1,4 +1,9 @@
-"""The start: a spanning tree over the views, grown from the pair in which the network is surest."""
+"""The start: canonical depths per view, pairwise registration against them, and a tree of edges that agree.
+
+Every pair led by a view predicts that view in its own camera. The pixelwise median over those predictions, each brought
+to unit median depth, is the view's *canonical* depth; no minority of wrong pairs can bend it. Registering every pair's
+other side against it tells each pair's relative pose, and edges whose orders or triangles contradict lose their score.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +13,21 @@ import torch
 from torch import Tensor
 
 from ..geometry.cameras import focal_from_pointmap
-from ..geometry.procrustes import robust_similarity
-from ..geometry.transforms import invert_rigid, rigid, transform_points
+from ..geometry.procrustes import robust_similarity, sampled_similarity
+from ..geometry.transforms import invert_similarity, rigid, split_similarity, transform_points
 from ..records import ImagePair
 from .observations import Observations
-from .residuals import SMALLEST_DEPTH
+from .robust import masked_median, masked_quantile
 from .variables import FocalModes, Variables
 
 AGREEMENT_SCALE = 0.1
-"""Disagreement of the two orders (fraction of depth) that halves an edge's score."""
+"""Disagreement of an edge (fraction of depth) that halves its score."""
 ONE_ORDER_DISAGREEMENT = 0.2
-"""What is assumed of an edge of which only one order was predicted."""
+"""What is assumed of an edge of which only one order was predicted and that lies in no triangle."""
+AGREEING = 0.3
+"""Share of the pixels whose distance tells how well a pair fits: two sides with a third of outliers each leave it."""
+PROBES = 48
+"""Points per view on which relative poses are compared."""
 
 
 @dataclass(frozen=True)
@@ -30,39 +39,78 @@ class Edge:
     """positions of its one or two ordered pairs"""
     score: float
     disagreement: float
-    """median distance between the two orders' pointmaps after a similarity fit, over the median depth"""
+    """median distance between what its orders, and its triangles, make of a view's points, over the median depth"""
 
 
-def score_edges(observations: Observations, pairs: list[ImagePair]) -> list[Edge]:
-    """All edges, best first: mean log-confidence of both sides times the agreement of the two orders."""
-    position = {(pair.reference, pair.other): index for index, pair in enumerate(pairs)}
-    keys = sorted({(min(key), max(key)) for key in position})
-    both = [key for key in keys if key[::-1] in position and key in position]
-    disagreement = dict(zip(both, _order_disagreement(observations, position, both), strict=True))
-    sureness = observations.sides(observations.confidence).mean(dim=1)
-    edges = []
-    for key in keys:
-        members = tuple(position[order] for order in (key, key[::-1]) if order in position)
-        gap = disagreement.get(key, ONE_ORDER_DISAGREEMENT)
-        score = float(sureness[list(members)].mean()) / (1 + gap / AGREEMENT_SCALE)
-        edges.append(Edge(key, members, score, gap))
-    return sorted(edges, key=lambda edge: -edge.score)
+@dataclass(frozen=True)
+class Canonical:
+    """One view each, in its own camera, at unit median depth."""
+
+    depth: Tensor
+    """(V, S); zero where no pair votes"""
+    focal: Tensor
+    """(V,) network pixels"""
+    points: Tensor
+    """(V, S, 3)"""
+
+    @property
+    def votes(self) -> Tensor:
+        """(V, S)"""
+        return (self.depth > 0).to(self.depth)
 
 
-def _order_disagreement(
-    observations: Observations, position: dict[tuple[int, int], int], keys: list[tuple[int, int]]
-) -> list[float]:
-    if not keys:
-        return []
-    one = torch.tensor([position[key] for key in keys])
-    two = torch.tensor([position[key[::-1]] for key in keys])
-    # The reference side of one order and the other side of the reverse order show the same view.
-    source, target = (torch.stack([2 * one, 2 * one + 1], 1), torch.stack([2 * two + 1, 2 * two], 1))
-    clouds = [observations.points[blocks].flatten(1, 2) for blocks in (source, target)]
-    votes = (observations.confidence[source] * observations.confidence[target]).flatten(1, 2)
-    depth = masked_median(observations.points[2 * two][..., 2], observations.confidence[2 * two]).nan_to_num(1.0)
-    _, residual = robust_similarity(*clouds, votes, tolerance=0.02 * depth)
-    return (masked_median(residual, votes) / depth).nan_to_num(nan=torch.inf, posinf=torch.inf).tolist()
+@dataclass(frozen=True)
+class Start:
+    """Everything the start is made of."""
+
+    canonical: Canonical
+    relative: Tensor
+    """(P, 4, 4) similarity from the canonical frame of each pair's other view to that of its reference view"""
+    pair_unit: Tensor
+    """(P,) network units of the pair -> canonical units of its reference view"""
+    residual: Tensor
+    """(P,) distance of the other side after registration that a third of its pixels keep, over the median depth"""
+    edges: list[Edge]
+    """best first"""
+
+
+def prepare(observations: Observations, pairs: list[ImagePair], modes: FocalModes) -> Start:
+    """Canonical views, registered pairs and scored edges."""
+    canonical = canonical_views(observations, modes)
+    reference, other = observations.reference_blocks(), observations.reference_blocks() + 1
+    owner = observations.view[reference]
+    ratio = canonical.depth[owner] / observations.points[reference][..., 2].clamp_min(1e-12)
+    votes = observations.confidence[reference] * canonical.votes[owner]
+    unit = masked_median(ratio, votes).nan_to_num(1.0).clamp_min(1e-9)
+    guest = observations.view[other]
+    votes = observations.confidence[other] * canonical.votes[guest]
+    fit, residual = sampled_similarity(
+        canonical.points[guest], unit[:, None, None] * observations.points[other], votes, tolerance=0.02
+    )
+    gap = masked_quantile(residual, votes, AGREEING).nan_to_num(torch.inf)
+    edges = _score_edges(observations, pairs, canonical, fit.matrix, gap)
+    return Start(canonical, fit.matrix, unit, gap, edges)
+
+
+def canonical_views(observations: Observations, modes: FocalModes) -> Canonical:
+    """Pixelwise median depth over the pairs that each view leads."""
+    blocks = observations.reference_blocks()
+    owner = observations.view[blocks]
+    depth = observations.points[blocks][..., 2]
+    votes = observations.confidence[blocks] * (depth > 0)
+    logs = (depth / masked_median(depth, votes)[:, None]).log().masked_fill(votes <= 0, torch.nan)
+    # Pairs by view, padded: (V, K, S) with as many rows as the most frequent reference view has.
+    rank = torch.zeros_like(owner)
+    for view in range(observations.view_count):
+        mine = owner == view
+        rank[mine] = torch.arange(int(mine.sum()), device=owner.device)
+    stacked = logs.new_full((observations.view_count, int(rank.max()) + 1, logs.shape[1]), torch.nan)
+    stacked[owner, rank] = logs
+    median = stacked.nanmedian(dim=1).values.exp().nan_to_num(0.0)
+    focal = modes.settle(_view_focals(observations))
+    slopes = observations.pixels / focal[:, None, None]
+    points = torch.cat([slopes, torch.ones_like(slopes[..., :1])], dim=-1) * median[..., None]
+    return Canonical(median, focal, points)
 
 
 def grow_tree(edges: list[Edge]) -> list[tuple[Edge, int, int]]:
@@ -84,30 +132,104 @@ def grow_tree(edges: list[Edge]) -> list[tuple[Edge, int, int]]:
 
 
 def initial_variables(
-    observations: Observations,
-    pairs: list[ImagePair],
-    tree: list[tuple[Edge, int, int]],
-    modes: FocalModes,
-    scale: float,
+    observations: Observations, pairs: list[ImagePair], start: Start, tree: list[tuple[Edge, int, int]], scale: float
 ) -> tuple[Variables, Tensor]:
-    """Variables and depths (V, S) from a tree that reaches every view."""
-    clouds = _place_clouds(observations, pairs, tree, scale)
-    depth_unit = scale * masked_median(observations.points[0::2, :, 2], observations.confidence[0::2]).nanmedian()
-    tolerance = 0.02 * depth_unit
-    target = clouds[observations.view]
+    """Variables and depths (V, S) from a tree that reaches every view; the root's median depth is `scale`."""
+    world = _walk(observations.view_count, pairs, start, tree, scale)
+    unit, rotation, translation = split_similarity(world)
+    poses = rigid(rotation, translation)
+    depth = unit[:, None] * torch.where(start.canonical.depth > 0, start.canonical.depth, 1.0)
+    clouds = transform_points(world, start.canonical.points)
+    votes = observations.confidence * start.canonical.votes[observations.view]
     fits, _ = robust_similarity(
         observations.sides(observations.points),
-        observations.sides(target),
-        observations.sides(observations.confidence),
-        tolerance,
+        observations.sides(clouds[observations.view]),
+        observations.sides(votes),
+        tolerance=0.02 * unit[observations.view[0::2]],
     )
-    poses = _view_poses(observations, clouds, tolerance)
-    depth = transform_points(invert_rigid(poses), clouds)[..., 2].clamp_min(10 * SMALLEST_DEPTH)
-    focal = modes.settle(view_focals(observations))
-    return Variables(poses, focal.log(), rigid(fits.rotation, fits.translation), fits.scale.log()), depth
+    return Variables(
+        poses, start.canonical.focal.log(), rigid(fits.rotation, fits.translation), fits.scale.log()
+    ), depth
 
 
-def view_focals(observations: Observations) -> Tensor:
+def _walk(count: int, pairs: list[ImagePair], start: Start, tree: list[tuple[Edge, int, int]], scale: float) -> Tensor:
+    """(V, 4, 4) similarity from each view's canonical frame to the world, along the tree."""
+    world = torch.eye(4, dtype=start.relative.dtype, device=start.relative.device).repeat(count, 1, 1)
+    world[:, :3, :3] *= scale
+    for edge, old, new in tree:
+        choice = min(edge.pairs, key=lambda pair: float(start.residual[pair]))
+        step = start.relative[choice]
+        world[new] = world[old] @ (step if pairs[choice].reference == old else invert_similarity(step))
+    return world
+
+
+def _score_edges(
+    observations: Observations, pairs: list[ImagePair], canonical: Canonical, relative: Tensor, residual: Tensor
+) -> list[Edge]:
+    """All edges, best first: mean log-confidence of both sides times the agreement of orders and triangles."""
+    position = {(pair.reference, pair.other): index for index, pair in enumerate(pairs)}
+    keys = sorted({(min(key), max(key)) for key in position})
+    members = [tuple(position[order] for order in (key, key[::-1]) if order in position) for key in keys]
+    probes = _probes(canonical)
+    gaps = torch.maximum(
+        _order_gaps(pairs, members, relative, residual, probes),
+        _triangle_gaps(observations.view_count, keys, members, pairs, relative, residual, probes),
+    )
+    gaps = gaps.where(gaps > 0, ONE_ORDER_DISAGREEMENT)
+    sureness = observations.sides(observations.confidence).mean(dim=1).tolist()
+    edges = []
+    for key, own, gap in zip(keys, members, gaps.tolist(), strict=True):
+        score = sum(sureness[pair] for pair in own) / len(own) / (1 + gap / AGREEMENT_SCALE)
+        edges.append(Edge(key, own, score, gap))
+    return sorted(edges, key=lambda edge: -edge.score)
+
+
+def _order_gaps(
+    pairs: list[ImagePair], members: list[tuple[int, ...]], relative: Tensor, residual: Tensor, probes: Tensor
+) -> Tensor:
+    """(E,) disagreement of the two orders on the other view's points; zero where there is one order alone."""
+    first = torch.tensor([own[0] for own in members], device=relative.device)
+    last = torch.tensor([own[-1] for own in members], device=relative.device)
+    other = torch.tensor([pairs[own[0]].other for own in members], device=relative.device)
+    there = transform_points(relative[first], probes[other])
+    back = transform_points(invert_similarity(relative[last]), probes[other])
+    gap = (there - back).norm(dim=-1).median(dim=-1).values / there[..., 2].abs().median(dim=-1).values
+    gap = gap + residual[first] + residual[last]
+    return torch.where(first == last, torch.zeros_like(gap), gap).nan_to_num(torch.inf)
+
+
+def _triangle_gaps(
+    count: int,
+    keys: list[tuple[int, int]],
+    members: list[tuple[int, ...]],
+    pairs: list[ImagePair],
+    relative: Tensor,
+    residual: Tensor,
+    probes: Tensor,
+) -> Tensor:
+    """(E,) median, over the triangles of each edge, of how far the way round a third view misses; zero without any."""
+    step = torch.full((count, count, 4, 4), torch.nan, dtype=relative.dtype, device=relative.device)
+    for (low, high), own in zip(keys, members, strict=True):
+        choice = min(own, key=lambda pair: float(residual[pair]))
+        forward = relative[choice] if pairs[choice].reference == low else invert_similarity(relative[choice])
+        step[low, high], step[high, low] = forward, invert_similarity(forward)
+    low, high = torch.tensor(keys, device=relative.device).T
+    direct = transform_points(step[low, high], probes[high])
+    around = transform_points((step[low] @ step[:, high].transpose(0, 1)), probes[high][:, None])
+    miss = (around - direct[:, None]).norm(dim=-1).median(dim=-1).values
+    depth = direct[..., 2].abs().median(dim=-1).values
+    return (miss / depth[:, None]).nanmedian(dim=1).values.nan_to_num(0.0)
+
+
+def _probes(canonical: Canonical) -> Tensor:
+    """(V, PROBES, 3) points of each view, spread over those that have a depth."""
+    order = torch.argsort((canonical.depth <= 0).to(torch.int8), dim=1, stable=True)
+    filled = (canonical.depth > 0).sum(1).clamp_min(1)
+    place = (torch.arange(PROBES, device=order.device) * filled[:, None]) // PROBES
+    return canonical.points.gather(1, order.gather(1, place)[..., None].expand(-1, -1, 3))
+
+
+def _view_focals(observations: Observations) -> Tensor:
     """(V,) focal in network pixels: Weiszfeld on the reference side of each pair, then the median over a view's."""
     blocks = observations.reference_blocks()
     view = observations.view[blocks]
@@ -116,45 +238,3 @@ def view_focals(observations: Observations) -> Tensor:
     # A half angle of the diagonal outside 6 to 79 degrees is no photograph's.
     focal = torch.minimum(torch.maximum(focal, 0.2 * extent[view]), 10 * extent[view])
     return torch.stack([focal[view == index].nanmedian() for index in range(observations.view_count)])
-
-
-def _place_clouds(
-    observations: Observations, pairs: list[ImagePair], tree: list[tuple[Edge, int, int]], scale: float
-) -> Tensor:
-    """(V, S, 3) world points of every view, each carried along its branch of the tree."""
-    clouds = torch.zeros_like(observations.points[: observations.view_count])
-    root, old, _ = tree[0]
-    start = max(root.pairs, key=lambda pair: float(observations.confidence[2 * pair : 2 * pair + 2].sum()))
-    clouds[old] = scale * observations.points[_block(pairs, start, old)]
-    for edge, known, new in tree:
-        anchors = torch.tensor([_block(pairs, pair, known) for pair in edge.pairs])
-        depth = masked_median(observations.points[anchors][..., 2], observations.confidence[anchors]).nan_to_num(1.0)
-        fits, residual = robust_similarity(
-            observations.points[anchors],
-            clouds[known].expand(len(anchors), -1, -1),
-            observations.confidence[anchors],
-            0.02 * scale * depth,
-        )
-        choice = int(masked_median(residual, observations.confidence[anchors]).argmin())
-        block = _block(pairs, edge.pairs[choice], new)
-        clouds[new] = transform_points(fits.matrix[choice], observations.points[block])
-    return clouds
-
-
-def _view_poses(observations: Observations, clouds: Tensor, tolerance: Tensor) -> Tensor:
-    """(V, 4, 4) from the view's own camera frame (the pairs it leads) to its world points; best of its pairs."""
-    blocks = observations.reference_blocks()
-    view, votes = observations.view[blocks], observations.confidence[blocks]
-    fits, residual = robust_similarity(observations.points[blocks], clouds[view], votes, tolerance)
-    quality = torch.nan_to_num(masked_median(residual, votes), nan=torch.inf)
-    best = [int(torch.where(view == index, quality, torch.inf).argmin()) for index in range(observations.view_count)]
-    return rigid(fits.rotation, fits.translation)[best]
-
-
-def masked_median(values: Tensor, votes: Tensor) -> Tensor:
-    """Median over the last axis of the entries with votes; NaN where there are none."""
-    return values.masked_fill(votes <= 0, torch.nan).nanmedian(dim=-1).values
-
-
-def _block(pairs: list[ImagePair], pair: int, view: int) -> int:
-    return 2 * pair + (pairs[pair].other == view)

@@ -1,86 +1,155 @@
-"""One Gauss-Newton system over poses, focals and pair similarities, the depths eliminated by their Schur complement."""
+"""One Gauss-Newton step over all cameras and pairs, the depths eliminated: conjugate gradients, linear in the pairs.
+
+Every block (one side of one pair) touches fourteen parameters. Its normal equations with the depths held are a small
+local matrix; a free depth couples the blocks of its view through one row per pixel, the derivative of the errors
+against the pixel's ray. The system
+
+    H = sum_b H_b - sum_pixels z z^T,   z = sum of the rows of the pixel's blocks,
+
+is never formed. The preconditioner is the same sum with each row alone, sum_b (H_b - z_b z_b^T): positive, close, and
+solved exactly, since without the coupling every pair is a seven-by-seven island between two views.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .observations import Observations
-from .residuals import DESIGN, Geometry, error_map, features
-from .variables import FocalModes
+VIEW_PARTS = 7
+"""Parameters on the view's side of a block: translation, rotation, log focal. The others are the pair's."""
 
 
-def gauss_newton_step(
-    geometry: Geometry, observations: Observations, depth: Tensor, weights: Tensor, modes: FocalModes, damping: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Step (V, 6), (V,), (P, 7) that minimises sum weights |e + J step|^2 over poses, focals, similarities and depths.
+@dataclass(frozen=True)
+class Blocks:
+    """Linearised residuals of B blocks with S samples each; local parameters are numbered 0 to 13."""
 
-    The mean log scale of the pairs does not move: without that pin the objective falls by shrinking the scene.
-    """
-    hessian, gradient = _assemble(geometry, observations, depth, weights, modes)
-    step = _solve_damped(hessian, gradient, observations, damping)
-    views, pairs = observations.view_count, observations.pair_count
-    pair_step = step[6 * views : 6 * views + 7 * pairs].view(pairs, 7)
-    modes_step = torch.cat([step[6 * views + 7 * pairs :], step.new_zeros(1)])
-    return step[: 6 * views].view(views, 6), modes_step[modes.mode], pair_step
-
-
-def _assemble(
-    geometry: Geometry, observations: Observations, depth: Tensor, weights: Tensor, modes: FocalModes
-) -> tuple[Tensor, Tensor]:
-    """Dense (N, N) Hessian and (N,) gradient; the last row and column, of fixed focals, is dropped."""
-    index = _parameter_index(observations, modes)
-    size = 6 * observations.view_count + 7 * observations.pair_count + modes.count + 1
-    values = features(geometry, observations, depth)
-    moments = (values * weights[..., None]).transpose(1, 2) @ values
-    hessian, gradient = weights.new_zeros(size, size), weights.new_zeros(size)
-    blocks = torch.einsum("xik,bkl,xjl->bij", DESIGN, moments, DESIGN)
-    hessian.index_put_((index[:, :, None], index[:, None, :]), blocks, accumulate=True)
-    slopes = torch.einsum("xik,bkl,bxl->bi", DESIGN, moments, error_map(geometry))
-    gradient.index_put_((index,), slopes, accumulate=True)
-    _subtract_depths(hessian, geometry, observations, depth, weights, index)
-    return hessian[:-1, :-1], gradient[:-1]
+    hessian: Tensor
+    """(B, 14, 14) with the depths held"""
+    gradient: Tensor
+    """(B, 14)"""
+    rows: Tensor
+    """(B, S, 14) derivative against the ray, over the root of the depth's stiffness"""
+    view: Tensor
+    """(B,) view of each block"""
+    index: Tensor
+    """(B, 14) place of each local parameter; the last place of the system collects what is fixed"""
 
 
-def _subtract_depths(
-    hessian: Tensor, geometry: Geometry, observations: Observations, depth: Tensor, weights: Tensor, index: Tensor
-) -> None:
-    """Schur complement: each depth couples every block of its view (the depths are at their best: no gradient).
+@dataclass(frozen=True)
+class System:
+    """Blocks with what is added to the diagonal of the normal equations."""
 
-    A depth moves its point along the ray r. Against r, the derivative of e is r for the view's translation, nothing for
-    its rotation (the arm is parallel to r), and -r, r x arm, -r . arm for the pair.
-    """
-    for view in range(observations.view_count):
-        blocks = torch.nonzero(observations.view == view)[:, 0]
-        rays, arms, votes = geometry.rays[view], geometry.pair_arms[blocks], weights[blocks, :, None]
-        total = votes.sum(0)
-        focal = depth[view, :, None] * (geometry.slopes[view] * rays).sum(-1, keepdim=True)
-        own = torch.cat([rays, focal], dim=-1) * total
-        ray = rays.expand_as(arms)
-        pairs = torch.cat([-ray, torch.linalg.cross(ray, arms), -(ray * arms).sum(-1, keepdim=True)], dim=-1) * votes
-        stiffness = (total * (rays * rays).sum(-1, keepdim=True)).clamp_min(1e-30).sqrt()
-        joint = torch.cat([own, pairs.transpose(0, 1).flatten(1)], dim=1) / stiffness
-        columns = torch.cat([index[blocks[0], [0, 1, 2, 6]], index[blocks, 7:].flatten()])
-        hessian.index_put_((columns[:, None], columns[None, :]), -(joint.T @ joint), accumulate=True)
+    blocks: Blocks
+    size: int
+    """number of free parameters"""
+    islands: Tensor
+    """(P, 7) places of each pair's own parameters; (0, 7) where pairs have none"""
+    gradient: Tensor
+    """(size,) of the priors alone"""
+    extra: Tensor
+    """(size,) added to the diagonal: priors"""
+    pin: Tensor
+    """(size,) direction held by a stiff spring"""
 
-
-def _parameter_index(observations: Observations, modes: FocalModes) -> Tensor:
-    """(B, 14) position of each block's local parameters in the system; fixed focals share the last position."""
-    views, pairs = observations.view_count, observations.pair_count
-    view_part = 6 * observations.view[:, None] + torch.arange(6)
-    pair_part = 6 * views + 7 * observations.pair[:, None] + torch.arange(7)
-    mode = modes.mode[observations.view]
-    focal_part = 6 * views + 7 * pairs + torch.where(mode >= 0, mode, torch.full_like(mode, modes.count))
-    return torch.cat([view_part, focal_part[:, None], pair_part], dim=1)
+    def gather(self, local: Tensor) -> Tensor:
+        """(size,) sum of the blocks' local values (B, 14); what belongs to fixed parameters is dropped"""
+        index = self.blocks.index.flatten()
+        return local.new_zeros(self.size + 1).index_add_(0, index, local.flatten())[:-1]
 
 
-def _solve_damped(hessian: Tensor, gradient: Tensor, observations: Observations, damping: float) -> Tensor:
-    """Levenberg-Marquardt step; damping also settles the free choice of the world frame."""
-    diagonal = hessian.diagonal().clamp_min(1e-9 * hessian.diagonal().max())
-    system = hessian + torch.diag(damping * diagonal)
-    scales = 6 * observations.view_count + 7 * torch.arange(observations.pair_count) + 6
-    system[scales[:, None], scales] += 10.0 * diagonal.max()
-    factor, failed = torch.linalg.cholesky_ex(system)
-    if failed:
-        return _solve_damped(hessian, gradient, observations, 10 * damping + 1e-9)
-    return -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+def gauss_newton_step(system: System, damping: float, tolerance: float, rounds: int) -> Tensor:
+    """(size,) step that minimises the quadratic model, damped relative to its diagonal (Levenberg-Marquardt)."""
+    blocks = system.blocks
+    near = blocks.hessian - blocks.rows.transpose(1, 2) @ blocks.rows
+    gradient = system.gradient + system.gather(blocks.gradient)
+    diagonal = system.gather(near.diagonal(dim1=1, dim2=2))
+    extra = system.extra + damping * diagonal.clamp_min(1e-9 * diagonal.max())
+    stiff = 10.0 * diagonal.max()
+    precondition = _preconditioner(system, near, extra, stiff)
+
+    def apply(step: Tensor) -> Tensor:
+        return _times(system, step) + extra * step + stiff * system.pin * (system.pin @ step)
+
+    return _conjugate_gradients(apply, precondition, -gradient, tolerance, rounds)
+
+
+def _times(system: System, step: Tensor) -> Tensor:
+    """H @ step without forming H."""
+    blocks = system.blocks
+    local = torch.cat([step, step.new_zeros(1)])[blocks.index]
+    lifted = (blocks.rows @ local[..., None])[..., 0]
+    pooled = lifted.new_zeros(int(blocks.view.max()) + 1, lifted.shape[1]).index_add_(0, blocks.view, lifted)
+    back = (blocks.hessian @ local[..., None])[..., 0]
+    return system.gather(back - (pooled[blocks.view][:, None] @ blocks.rows)[:, 0])
+
+
+def _preconditioner(system: System, near: Tensor, extra: Tensor, stiff: Tensor) -> Callable[[Tensor], Tensor]:
+    """Solve the uncoupled system: pairs eliminated as islands, a small dense system of the views left."""
+    index, size, pairs = system.blocks.index, system.size, len(system.islands)
+    rest = size - 7 * pairs
+    dense = near.new_zeros(rest + 1, rest + 1)
+    shore = index.clamp_max(rest) if pairs == 0 else index[:, :VIEW_PARTS].clamp_max(rest)
+    # Fixed parameters have the last place of the whole system, beyond the pairs: all of it lands in one spare row.
+    width = shore.shape[1]
+    dense.index_put_((shore[:, :, None], shore[:, None, :]), near[:, :width, :width], accumulate=True)
+    dense.diagonal()[:rest] += extra[:rest]
+    dense[:rest, :rest] += stiff * torch.outer(system.pin[:rest], system.pin[:rest])
+    if pairs == 0:
+        factor = _factor(dense[:rest, :rest])
+        return lambda right: torch.cholesky_solve(right[:, None], factor)[:, 0]
+    links = near[:, :VIEW_PARTS, VIEW_PARTS:].unflatten(0, (pairs, 2)).flatten(1, 2)
+    shores = shore.unflatten(0, (pairs, 2)).flatten(1, 2)
+    own = near[:, VIEW_PARTS:, VIEW_PARTS:].unflatten(0, (pairs, 2)).sum(1)
+    own = own + torch.diag_embed(extra[rest:].view(pairs, 7))
+    inner = _factor(own)
+    carried = torch.cholesky_solve(links.transpose(1, 2), inner)
+    dense.index_put_((shores[:, :, None], shores[:, None, :]), -(links @ carried), accumulate=True)
+    factor = _factor(dense[:rest, :rest])
+
+    def solve(right: Tensor) -> Tensor:
+        sea = torch.cholesky_solve(right[rest:].view(pairs, 7, 1), inner)
+        land = torch.cat([right[:rest], right.new_zeros(1)])
+        land = land.index_add(0, shores.flatten(), -(links @ sea).flatten())[:rest]
+        land = torch.cholesky_solve(land[:, None], factor)[:, 0]
+        reach = torch.cat([land, land.new_zeros(1)])[shores]
+        return torch.cat([land, (sea - carried @ reach[..., None]).flatten()])
+
+    return solve
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Cholesky factor, with as much on the diagonal as it takes."""
+    scale = matrix.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None].clamp_min(torch.finfo(matrix.dtype).tiny)
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    for jitter in (1e-13, 1e-10, 1e-7, 1e-4):
+        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * scale * eye)
+        if not bool(failed.any()):
+            return factor
+    return torch.linalg.cholesky(matrix + scale * eye)
+
+
+def _conjugate_gradients(
+    apply: Callable[[Tensor], Tensor],
+    precondition: Callable[[Tensor], Tensor],
+    right: Tensor,
+    tolerance: float,
+    rounds: int,
+) -> Tensor:
+    """Preconditioned conjugate gradients from zero, until the residual has fallen to `tolerance` of its start."""
+    step, residual = torch.zeros_like(right), right
+    direction = conditioned = precondition(residual)
+    power = start = residual @ conditioned
+    for _ in range(rounds):
+        image = apply(direction)
+        curvature = direction @ image
+        if not float(curvature) > 0 or float(power) <= tolerance**2 * float(start):
+            break
+        length = power / curvature
+        step, residual = step + length * direction, residual - length * image
+        conditioned = precondition(residual)
+        power, previous = residual @ conditioned, power
+        direction = conditioned + power / previous * direction
+    return step

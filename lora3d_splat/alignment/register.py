@@ -12,11 +12,10 @@ from ..geometry.cameras import focal_from_pointmap, photograph_to_network_focal,
 from ..geometry.procrustes import robust_similarity, weighted_similarity
 from ..geometry.transforms import rigid, transform_points
 from ..records import AlignedScene, PairPrediction, View
-from .align import log_confidences
 from .config import AlignmentConfig
-from .initialise import masked_median
 from .judge import scene_median_depth, world_points
-from .observations import centred_pixels, sample_grid
+from .observations import centred_pixels, pair_votes, sample_grid
+from .robust import masked_median
 from .variables import diagonal
 
 TRIAL_ROUNDS, POOL_ROUNDS = 4, 40
@@ -52,7 +51,7 @@ def register_views(
     network pixels.
     """
     config = config or AlignmentConfig()
-    masked = log_confidences(predictions, confidence_floor) if predictions else ()
+    masked = pair_votes([*train_views, *heldout_views], predictions, confidence_floor)
     poses = torch.eye(4, dtype=torch.float64).repeat(len(heldout_views), 1, 1)
     reasons: list[str | None] = []
     worlds = {index: world_points(scene, index) for index, placed in enumerate(scene.registered) if placed}
@@ -176,7 +175,7 @@ def _focal(
         return photograph_to_network_focal(fixed, view.affine)
     led = [k for k, item in enumerate(predictions) if item.pair.reference == index]
     if config.focal == "per-view" and led:
-        pixels = centred_pixels(view)
+        pixels = centred_pixels(view.size, torch.tensor(principal_point_of(view), dtype=torch.float64))
         estimates = [
             focal_from_pointmap(predictions[k].points_reference.reshape(-1, 3).double(), pixels, masked[k][0].flatten())
             for k in led

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .normal_equations import Blocks
 from .observations import Observations
+from .robust import weighted_median
 from .variables import Variables
 
-SMALLEST_DEPTH = 1e-3
+SMALLEST_DEPTH = 1e-6
 """Depths stay above this fraction of the scene's unit; a point behind its camera cannot be seen."""
 
 
@@ -44,15 +46,24 @@ def world_geometry(variables: Variables, observations: Observations) -> Geometry
     return Geometry(rays, falling, arms, variables.T_world_pair[pair, :3, 3] - variables.T_world_view[view, :3, 3])
 
 
-def best_depth(geometry: Geometry, observations: Observations, weights: Tensor) -> Tensor:
-    """(V, S) depth minimising sum weights |e|^2 over the blocks of each view; `weights` (B, S)."""
+def best_depth(geometry: Geometry, observations: Observations, weights: Tensor, depth: Tensor) -> Tensor:
+    """(V, S) depth minimising sum weights |e|^2 over the blocks of each view; `weights` (B, S).
+
+    Pixels without weight keep their `depth`.
+    """
     view = observations.view
     reach = geometry.pair_arms + geometry.offsets[:, None]
     along = weights * (reach * geometry.rays[view]).sum(-1)
     shape = geometry.rays.shape[:2]
     total = weights.new_zeros(shape).index_add_(0, view, weights) * (geometry.rays**2).sum(-1)
-    depth = weights.new_zeros(shape).index_add_(0, view, along) / total.clamp_min(1e-30)
-    return depth.clamp_min(SMALLEST_DEPTH)
+    best = weights.new_zeros(shape).index_add_(0, view, along) / total.clamp_min(1e-30)
+    return torch.where(total > 0, best, depth).clamp_min(SMALLEST_DEPTH)
+
+
+def typical_size(observations: Observations, depth: Tensor) -> Tensor:
+    """() the length that residuals are compared with: the median depth."""
+    seen = torch.zeros_like(depth).index_add_(0, observations.view, observations.confidence)
+    return weighted_median(depth, seen)
 
 
 def errors(geometry: Geometry, observations: Observations, depth: Tensor) -> Tensor:
@@ -66,6 +77,28 @@ def features(geometry: Geometry, observations: Observations, depth: Tensor) -> T
     view_arms = torch.cat([depth[..., None] * geometry.rays, depth[..., None] * geometry.slopes], dim=-1)
     one = torch.ones_like(geometry.pair_arms[..., :1])
     return torch.cat([one, view_arms[observations.view], geometry.pair_arms], dim=-1)
+
+
+def linearised(geometry: Geometry, observations: Observations, depth: Tensor, weights: Tensor, index: Tensor) -> Blocks:
+    """Normal equations of sum weights |e|^2 by block; `index` (B, 14) says where their parameters lie.
+
+    A depth moves its point along the ray r. Against r, the derivative of e is r for the view's translation, nothing for
+    its rotation (the arm is parallel to r), and -r, r x arm, -r . arm for the pair.
+    """
+    values = features(geometry, observations, depth)
+    moments = (values * weights[..., None]).transpose(1, 2) @ values
+    hessian = torch.einsum("xik,bkl,xjl->bij", DESIGN.to(moments), moments, DESIGN.to(moments))
+    gradient = torch.einsum("xik,bkl,bxl->bi", DESIGN.to(moments), moments, error_map(geometry))
+    view, arms = observations.view, geometry.pair_arms
+    ray = geometry.rays[view]
+    focal = (depth[..., None] * geometry.slopes * geometry.rays).sum(-1, keepdim=True)[view]
+    derivative = torch.cat(
+        [ray, torch.zeros_like(ray), focal, -ray, torch.linalg.cross(ray, arms), -(ray * arms).sum(-1, keepdim=True)],
+        dim=-1,
+    )
+    stiffness = weights.new_zeros(depth.shape).index_add(0, view, weights) * (geometry.rays**2).sum(-1)
+    rows = derivative * (weights / stiffness.clamp_min(1e-30).sqrt()[view])[..., None]
+    return Blocks(hessian, gradient, rows, view, index)
 
 
 def error_map(geometry: Geometry) -> Tensor:

@@ -1,17 +1,45 @@
-"""The robust objective: LoRA3D's weights with confidence calibration, as pure functions of residual norms.
+"""Robust kernels as pure functions of residual norms, and the weights that calibrate confidence.
 
 LoRA3D Eq. 7 minimises  sum w |e| + mu (sqrt w - sqrt C)^2  over w as well. For fixed residuals the minimiser is Eq. 8,
 w = C / (1 + |e| / mu)^2, and what is left is  sum C mu |e| / (mu + |e|): Geman-McClure in sqrt|e|, whose derivative
-with respect to |e| is w again (envelope theorem).
+with respect to |e| is w again (envelope theorem). Huber bends the plain unsquared norm near zero instead: its slope
+grows to C at |e| = mu and stays there.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+Kernel = Literal["geman-mcclure", "huber", "none"]
 SMOOTHING = 0.05
 """Residuals below this fraction of mu count quadratically, so that exact fits have finite curvature."""
+
+
+def kernel_loss(kernel: Kernel, residual: Tensor, confidence: Tensor, mu: Tensor | float) -> Tensor:
+    """Loss per pixel; with mu -> infinity geman-mcclure becomes the plain one."""
+    if kernel == "geman-mcclure":
+        return robust_loss(residual, confidence, mu)
+    if kernel == "huber":
+        inside = residual.clamp(max=mu)
+        return confidence * (inside * inside / (2 * mu) + residual - inside)
+    return confidence * residual
+
+
+def kernel_slope(kernel: Kernel, residual: Tensor, confidence: Tensor, mu: Tensor | float) -> Tensor:
+    """Derivative of the loss with respect to the residual; slope / residual is the weight in least squares."""
+    if kernel == "geman-mcclure":
+        return robust_weights(residual, confidence, mu)
+    return confidence * (residual / mu).clamp(max=1.0) if kernel == "huber" else confidence
+
+
+def calibrated_weights(kernel: Kernel, residual: Tensor, confidence: Tensor, mu: Tensor | float) -> Tensor:
+    """What is left of the confidence: Eq. 8; under huber C min(1, mu / |e|); under the plain alignment C itself."""
+    if kernel == "huber":
+        return confidence * (mu / residual).clamp(max=1.0)
+    return kernel_slope(kernel, residual, confidence, mu)
 
 
 def robust_weights(residual: Tensor, confidence: Tensor, mu: Tensor | float) -> Tensor:
@@ -43,6 +71,20 @@ def masked_log_confidence(confidence: Tensor, floor: float) -> Tensor:
 def mean_over(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean over all entries, zero where nothing has weight."""
     return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def masked_median(values: Tensor, votes: Tensor) -> Tensor:
+    """Median over the last axis of the entries with votes; NaN where there are none."""
+    return masked_quantile(values, votes, 0.5)
+
+
+def masked_quantile(values: Tensor, votes: Tensor, share: float) -> Tensor:
+    """The lower `share` quantile over the last axis of the entries with votes; NaN where there are none."""
+    sorted_values = values.masked_fill(votes <= 0, torch.inf).sort(dim=-1).values
+    count = (votes > 0).sum(-1, keepdim=True)
+    place = (share * (count - 1)).long().clamp_min(0)
+    found = sorted_values.gather(-1, place)
+    return torch.where(count > 0, found, torch.full_like(found, torch.nan))[..., 0]
 
 
 def weighted_median(values: Tensor, weights: Tensor) -> Tensor:

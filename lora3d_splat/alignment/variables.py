@@ -10,9 +10,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.cameras import photograph_to_network_focal
+from ..geometry.procrustes import Similarity
 from ..geometry.transforms import rigid, so3_exp
 from ..records import View
 from .config import AlignmentConfig
+from .observations import Observations
+from .priors import CameraPriors
 
 USUAL_FOCAL = 0.9
 """Focal over the photograph's diagonal where nothing tells: a diagonal field of view of 58 degrees."""
@@ -40,16 +43,17 @@ class Variables:
             self.log_scale + pair_step[:, 6],
         )
 
-    def pinned(self, scale: float) -> Variables:
-        """The same scene in the unit that makes the geometric mean of the pair scales equal `scale`."""
-        factor = scale / self.log_scale.mean().exp()
-        stretch = torch.ones(4, 4, dtype=torch.float64)
-        stretch[:3, 3] = factor
+    def moved_to(self, frame: Similarity) -> Variables:
+        """The same scene in another frame and unit."""
+
+        def carried(T_world_frame: Tensor) -> Tensor:
+            return rigid(frame.rotation @ T_world_frame[:, :3, :3], frame.apply(T_world_frame[:, :3, 3]))
+
         return replace(
             self,
-            T_world_view=self.T_world_view * stretch,
-            T_world_pair=self.T_world_pair * stretch,
-            log_scale=self.log_scale + factor.log(),
+            T_world_view=carried(self.T_world_view),
+            T_world_pair=carried(self.T_world_pair),
+            log_scale=self.log_scale + frame.scale.log(),
         )
 
 
@@ -81,22 +85,103 @@ class FocalModes:
         relative = relative.nan_to_num(float(relative.nanmedian().nan_to_num(USUAL_FOCAL)))
         return torch.where(self.mode >= 0, relative * self.unit, self.fixed)
 
+    def of(self, members: Sequence[int]) -> FocalModes:
+        """The modes of some of the views, columns renumbered without gaps."""
+        chosen = list(members)
+        mode = self.mode[chosen]
+        used = mode[mode >= 0].unique()
+        mode = torch.where(mode >= 0, torch.searchsorted(used, mode.clamp_min(0)), mode)
+        return FocalModes(self.unit[chosen], mode, self.fixed[chosen])
 
-def focal_modes(views: Sequence[View], config: AlignmentConfig) -> FocalModes:
-    """Read the focal setting; an EXIF focal missing in some photographs is shared among those."""
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parameters lie in one flat vector: views, focals, pairs, and a last place for what is fixed."""
+
+    views: int
+    pairs: int
+    modes: FocalModes
+    fixed_pose: Tensor
+    """(V,) bool"""
+    free_unit: bool
+    """whether nothing known sets the unit, so that the pair scales must be pinned"""
+    own_pairs: bool = True
+    """whether pairs have a pose and scale of their own, or take their reference view's (reprojection)"""
+
+    @property
+    def land(self) -> int:
+        """Parameters of views and focals, which come first."""
+        return 6 * self.views + self.modes.count
+
+    @property
+    def size(self) -> int:
+        return self.land + (7 * self.pairs if self.own_pairs else 0)
+
+    def view_places(self) -> Tensor:
+        """(V, 7) translation, rotation, focal"""
+        pose = 6 * torch.arange(self.views)[:, None] + torch.arange(6)
+        pose = pose.masked_fill(self.fixed_pose[:, None], self.size)
+        focal = torch.where(self.modes.mode >= 0, 6 * self.views + self.modes.mode, self.size)
+        return torch.cat([pose, focal[:, None]], dim=1)
+
+    def pair_places(self) -> Tensor:
+        """(P, 7) translation, rotation, scale; (0, 7) where pairs have nothing of their own"""
+        return torch.arange(self.land, self.size).view(-1, 7)
+
+    def block_places(self, observations: Observations) -> Tensor:
+        """(B, 14) places of the parameters that each block depends on"""
+        views = self.view_places()
+        if self.own_pairs:
+            return torch.cat([views[observations.view], self.pair_places()[observations.pair]], dim=1)
+        lead = views[observations.view[2 * observations.pair]].clone()
+        lead[:, 6] = self.size
+        return torch.cat([views[observations.view], lead], dim=1)
+
+    def split(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A step (size,) as (V, 6), (V,) and (P, 7); what is fixed stays."""
+        padded = torch.cat([step, step.new_zeros(1)])
+        view = padded[self.view_places()]
+        pair = padded[self.pair_places()] if self.own_pairs else step.new_zeros(self.pairs, 7)
+        return view[:, :6], view[:, 6], pair
+
+    def on_poses(self, values: Tensor) -> Tensor:
+        """(size,) vector with the values (V, 6) at the places of the free poses"""
+        vector = values.new_zeros(self.size + 1)
+        vector[self.view_places()[:, :6]] = values
+        return vector[:-1]
+
+    def pin(self, trust: Tensor) -> Tensor:
+        """(size,) direction in which the scene's unit would drift: the mean log scale of the trusted pairs (P,)"""
+        vector = trust.new_zeros(self.size)
+        if self.free_unit and self.own_pairs:
+            vector[self.pair_places()[:, 6]] = trust / trust.mean()
+        return vector
+
+
+def focal_modes(views: Sequence[View], config: AlignmentConfig, priors: CameraPriors) -> FocalModes:
+    """Read the focal setting; known focals are fixed, and an EXIF focal missing in some photographs is shared there."""
     unit = torch.tensor([photograph_to_network_focal(diagonal(view), view.affine) for view in views]).double()
-    fixed = torch.full((len(views),), torch.nan, dtype=torch.float64)
-    mode = torch.zeros(len(views), dtype=torch.long)
-    if config.focal == "per-view":
-        mode = torch.arange(len(views))
+    fixed = priors.focal.clone()
+    mode = _mode_numbers(views, config)
     for index, view in enumerate(views):
         value = view.focal_hint if config.focal == "exif" else config.fixed_focal
-        if value is not None:
+        if value is not None and not bool(fixed[index].isfinite()):
             fixed[index] = photograph_to_network_focal(value, view.affine)
-            mode[index] = -1
-    if config.focal == "exif" and bool((mode >= 0).all()):
+    if config.focal == "exif" and not bool(fixed.isfinite().any()):
         raise InputError("no EXIF focal in any photograph", "photographs with EXIF focal", "set the focal to shared")
+    used = mode[~fixed.isfinite()].unique()
+    mode = torch.where(fixed.isfinite(), -1, torch.searchsorted(used, mode).clamp_max(max(len(used) - 1, 0)))
     return FocalModes(unit, mode, fixed)
+
+
+def _mode_numbers(views: Sequence[View], config: AlignmentConfig) -> Tensor:
+    """(V,) which views share a focal: all, those of one camera, or none."""
+    if config.focal == "per-view":
+        return torch.arange(len(views))
+    if config.focal == "per-camera":
+        cameras = [(view.camera, *sorted((view.width, view.height))) for view in views]
+        return torch.tensor([cameras.index(camera) for camera in cameras])
+    return torch.zeros(len(views), dtype=torch.long)
 
 
 def diagonal(view: View) -> float:

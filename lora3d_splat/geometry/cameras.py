@@ -70,23 +70,23 @@ def pixel_grid(height: int, width: int, dtype: torch.dtype = torch.float32) -> T
     return torch.stack([u, v], dim=-1)
 
 
-def focal_from_pointmap(points_camera: Tensor, centred_pixels: Tensor, weights: Tensor, rounds: int = 20) -> Tensor:
-    """Focal (...) minimising sum w |(u, v) - f (X, Y) / Z| by Weiszfeld's re-weighting (DUSt3R, LoRA3D).
+def focal_from_pointmap(points_camera: Tensor, centred_pixels: Tensor, weights: Tensor) -> Tensor:
+    """Focal (...) minimising sum w | |(u, v)| / f - (u, v) . (X, Y) / (Z |(u, v)|) |: a median of inverse focals.
 
+    DUSt3R and LoRA3D measure the miss in pixels, where a point that wrongly lies close to the camera has all the
+    leverage it wants; measured as a slope, no point counts for more than its distance from the principal point.
     `points_camera` (..., N, 3) camera frame, `centred_pixels` (..., N, 2) relative to the principal point,
     `weights` (..., N) >= 0; points with Z <= 0 have no vote. The focal has the unit of the pixels.
     NaN where no point votes.
     """
     depth = points_camera[..., 2]
-    valid = depth > torch.finfo(depth.dtype).eps
+    radius = centred_pixels.norm(dim=-1)
+    valid = (depth > torch.finfo(depth.dtype).eps) & (radius > 0)
     slopes = points_camera[..., :2] / torch.where(valid, depth, torch.ones_like(depth))[..., None]
-    weights = torch.where(valid, weights, torch.zeros_like(weights))
-    floor = 1e-6 * centred_pixels.norm(dim=-1).amax(dim=-1, keepdim=True)
-    along = (centred_pixels * slopes).sum(-1)
-    squared = (slopes * slopes).sum(-1)
-    focal = (weights * along).sum(-1) / (weights * squared).sum(-1)
-    for _ in range(rounds):
-        miss = (centred_pixels - focal[..., None, None] * slopes).norm(dim=-1)
-        votes = weights / torch.maximum(miss, floor)
-        focal = (votes * along).sum(-1) / (votes * squared).sum(-1)
-    return focal
+    inverse = (centred_pixels * slopes).sum(-1) / radius.square().clamp_min(1e-12)
+    votes = torch.where(valid, weights * radius, torch.zeros_like(radius))
+    inverse, order = inverse.sort(dim=-1)
+    mass = votes.gather(-1, order).cumsum(-1)
+    middle = torch.searchsorted(mass, mass[..., -1:] / 2).clamp_max(mass.shape[-1] - 1)
+    found = inverse.gather(-1, middle)[..., 0]
+    return torch.where((mass[..., -1] > 0) & (found > 0), 1 / found, torch.full_like(found, torch.nan))

@@ -14,12 +14,11 @@ from ...geometry.procrustes import Similarity, robust_similarity, weighted_simil
 from ...geometry.projection import project
 from ...geometry.transforms import invert_rigid, rigid, split_similarity, transform_points
 from ...records import AlignedScene, CalibratedConfidence, ImagePair, PairPrediction, SparseScene, View
-from ..align import log_confidences
 from ..config import AlignmentConfig
 from ..judge import scene_median_depth, world_points
-from ..observations import sample_grid
+from ..observations import pair_votes, sample_grid
 from ..register import register_views
-from ..robust import robust_weights
+from ..robust import calibrated_weights
 from .bend import bend_depth
 from .sharpen import sharpen
 
@@ -47,7 +46,7 @@ def settle(
     if sharp:
         placed, sureness = _sharpened(views, placed, sparse)
     whole = _with_other_views(views, placed, scene, predictions, config, confidence_floor)
-    whole, confidence = recalibrated(whole, predictions, config, confidence_floor)
+    whole, confidence = recalibrated(views, whole, predictions, config, confidence_floor)
     return whole, trusting(whole, confidence, sureness) if sharp else confidence
 
 
@@ -256,15 +255,18 @@ def _fitted_depth(scene: AlignedScene, T_world_camera: Tensor, index: int, depth
 
 
 def recalibrated(
-    scene: AlignedScene, predictions: Sequence[PairPrediction], config: AlignmentConfig, confidence_floor: float
+    views: Sequence[View],
+    scene: AlignedScene,
+    predictions: Sequence[PairPrediction],
+    config: AlignmentConfig,
+    confidence_floor: float,
 ) -> tuple[AlignedScene, CalibratedConfidence]:
     """Each pair's frame and scale under the scene as it is, and the weights that the predictions then deserve."""
     position = {item.pair: item for item in predictions}
     usable = [item for item in predictions if all(scene.registered[k] for k in (item.pair.reference, item.pair.other))]
     pairs = tuple(item.pair for item in usable)
-    confidences = dict(
-        zip((item.pair for item in predictions), log_confidences(predictions, confidence_floor), strict=True)
-    )
+    votes = pair_votes(views, predictions, confidence_floor)
+    confidences = dict(zip((item.pair for item in predictions), votes, strict=True))
     worlds = {k: world_points(scene, k) for k, flag in enumerate(scene.registered) if flag}
     unit = scene_median_depth(scene)
     fits, gaps = [], []
@@ -274,12 +276,13 @@ def recalibrated(
         gaps.append(residuals)
     flat = torch.cat([gap.flatten() for sides in gaps for gap in sides])
     mu = max(config.mu_relative * unit, config.mu_spread * float(flat[:: len(flat) // 1_000_000 + 1].median()))
-    robust = config.robust != "none"
-    weights = [
-        tuple(robust_weights(gap, c, mu) if robust else c for gap, c in zip(sides, confidences[pair], strict=True))
-        for sides, pair in zip(gaps, pairs, strict=True)
-    ]
-    votes = sum(float(c.sum()) for pair in pairs for c in confidences[pair])
+    weights = []
+    for (gap, other_gap), pair in zip(gaps, pairs, strict=True):
+        c, other_c = confidences[pair]
+        weights.append(
+            (calibrated_weights(config.robust, gap, c, mu), calibrated_weights(config.robust, other_gap, other_c, mu))
+        )
+    count = sum(float(c.sum()) for pair in pairs for c in confidences[pair])
     total = sum(
         float((c * gap).sum()) for sides, pair in zip(gaps, pairs, strict=True)
         for gap, c in zip(sides, confidences[pair], strict=True)
@@ -291,7 +294,7 @@ def recalibrated(
         T_world_pair=rigid(rotation, translation),
         pair_scale=scale,
         mu=mu,
-        residual=total / max(votes, 1e-30) / unit,
+        residual=total / max(count, 1e-30) / unit,
     )
     return scene, calibrated_confidence(scene, usable, weights)
 
