@@ -120,7 +120,7 @@ def test_an_interrupted_run_goes_on_from_the_finished_stages(
     """Ctrl-C in the alignment keeps the predictions; the same call then gives what an uninterrupted run gives."""
     write_photographs(tmp_path / "photos", range(3))
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
