@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from lora3d_splat.images.resize import Shape
     from lora3d_splat.networks.base import PointmapNetwork
 
 
@@ -88,12 +89,12 @@ def network_digest(network: PointmapNetwork) -> str:
     state.update(_foreign_code(network))
     for key, value in sorted(network.state_dict().items()):
         state.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
-        state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 
-def image_shape(network: PointmapNetwork) -> str:
-    """Which shapes of image the network was trained for, as `images.resize.Shape`."""
+def image_shape(network: PointmapNetwork) -> Shape:
+    """Which shapes of image the network was trained for."""
     return getattr(network, "image_shape", "free")
 
 

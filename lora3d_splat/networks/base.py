@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,11 @@ class PointmapNetwork(Protocol):
     def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
         """Decode B ordered pairs; the two sides may differ in image size."""
         ...
+
+    # What the stages use of torch.nn.Module.
+
+    def to(self, device: torch.device) -> Any: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...

@@ -87,10 +87,10 @@ class CompactNetwork(nn.Module):
     licence = "Apache-2.0"
     patch_size = 16
     long_side = 128
-    lora_targets = LORA_TARGETS
+    lora_targets: tuple[str, ...] = LORA_TARGETS
     confidence_floor = 0.1
     """trained with alpha 1: log-confidence is about -log(relative error), and 0 where there is no surface"""
-    confidence_cutoff = None
+    confidence_cutoff: float | None = None
 
     def __init__(self, architecture: CompactArchitecture | None = None) -> None:
         super().__init__()
@@ -162,7 +162,9 @@ class CompactNetwork(nn.Module):
     def _split(self, view: EncodedViews) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Match features, cells, packed skip features and raw depth of an encoded view."""
         assert view.detail is not None
-        return view.detail.split([self.architecture.match_width, CELL_WIDTH, 4 * SKIP_WIDTH, 1], dim=1)
+        widths = [self.architecture.match_width, CELL_WIDTH, 4 * SKIP_WIDTH, 1]
+        match, cells, skip, depth = view.detail.split(widths, dim=1)
+        return match, cells, skip, depth
 
     def _log_depth(self, view: EncodedViews) -> Tensor:
         """(B, N) bounded log of the guessed z-depth of each cell, float32."""

@@ -61,7 +61,7 @@ class Dpt(nn.Module):
 
     def _head_without_gradients(self, fused: Tensor) -> Tensor:
         """The same at a quarter of the products, which is what counts on a CPU."""
-        first, _, second, _, last = self.head
+        first, second, last = (part for part in self.head if isinstance(part, nn.Conv2d))
         half = convolve_enlarged(fused, first.weight, first.bias)
         finish = partial(_rectify_and_project, weight=last.weight.flatten(1), bias=last.bias)
         return convolve_enlarged(half, second.weight, second.bias, finish)
@@ -136,5 +136,5 @@ def to_grid(tokens: Tensor, rows: int, columns: int) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, (rows, columns))
 
 
-def _rectify_and_project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _rectify_and_project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x.relu_(), weight, bias)

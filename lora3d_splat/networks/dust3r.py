@@ -56,9 +56,9 @@ class PatchEmbed(nn.Module):
 class Dust3R(nn.Module):
     """Pointmap network of the DUSt3R and MASt3R architecture; meets `PointmapNetwork`."""
 
-    lora_targets = LORA_TARGETS
+    lora_targets: tuple[str, ...] = LORA_TARGETS
     confidence_floor = 0.5
-    confidence_cutoff = 1.5
+    confidence_cutoff: float | None = 1.5
 
     def __init__(self, config: Dust3RConfig, name: str | None = None, licence: str = UNKNOWN_LICENCE) -> None:
         super().__init__()
