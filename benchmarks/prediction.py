@@ -27,6 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lora3d_splat.console import CONSOLE, note
+from lora3d_splat.hardware import cpu_flags
 from lora3d_splat.memory import keep_freed_memory
 from lora3d_splat.networks import build_network
 from lora3d_splat.networks.dpt import Dpt, Fusion, double
@@ -121,9 +122,9 @@ def peak(device: str) -> str:
 
 def hardware() -> str:
     """The processor, and which instructions for bfloat16 it has."""
-    text = Path("/proc/cpuinfo").read_text()
-    model = next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
-    found = [flag for flag in CPU_FLAGS if flag in text]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    found = [flag for flag in CPU_FLAGS if flag in cpu_flags()]
     return f"{model}, {torch.get_num_threads()} threads, bfloat16 by {', '.join(found) or 'nothing'}"
 
 

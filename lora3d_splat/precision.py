@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
+from lora3d_splat.hardware import cpu_flags
+
 Precision = Literal["float32", "bfloat16"]
 
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")
-"""Of /proc/cpuinfo: processors that multiply bfloat16 faster than float32."""
+"""Processors that multiply bfloat16 faster than float32."""
 LARGE_PARAMETERS = 50_000_000
 """Below this, converting between the two costs more than the faster products save."""
 
@@ -31,17 +31,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions of its own for products of bfloat16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and cpu_has_bfloat16()
-
-
-@cache
-def cpu_has_bfloat16() -> bool:
-    """From the processor's flags; False where the system does not tell them."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return any(flag in flags for flag in CPU_FLAGS)
+    return device.type == "cpu" and not cpu_flags().isdisjoint(CPU_FLAGS)
 
 
 def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

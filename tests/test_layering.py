@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lora3d_splat"
 
 ORDER = (
-    ("errors", "console", "records", "files", "memory", "offline", "checksums", "download", "watch"),
+    ("errors", "console", "records", "files", "hardware", "memory", "offline", "checksums", "download", "watch"),
     ("geometry",),
     ("images",),
     ("matching",),

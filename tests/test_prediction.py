@@ -10,6 +10,7 @@ from dust3r_recipe import random_view, recipe_network
 from lora3d_splat import precision
 from lora3d_splat.batching import is_out_of_memory
 from lora3d_splat.errors import InputError
+from lora3d_splat.networks import attention
 from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.pairs import complete_pairs
 from lora3d_splat.precision import choose_precision
@@ -185,3 +186,15 @@ def test_batched_predictions_are_those_of_single_pairs():
         np.testing.assert_allclose(a.points_other, b.points_other, atol=1e-4, rtol=1e-4)
     direct = network.decode(network.encode(images_tensor(VIEWS[:1])), network.encode(images_tensor(VIEWS[1:2])))
     np.testing.assert_allclose(single[0].points_reference, direct.points_reference[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [frozenset({"avx512_bf16"}), frozenset({"avx512_bf16", "amx_bf16"})])
+def test_both_ways_of_attention_agree(flags, monkeypatch):
+    """In bfloat16, fused where the processor has AMX and as two products where not; against float64."""
+    monkeypatch.setattr(attention, "cpu_flags", lambda: flags)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, count, 8, generator=generator).bfloat16() for count in (5, 7, 7))
+    exact = torch.softmax(q.double() @ k.double().transpose(2, 3) / 8**0.5, dim=-1) @ v.double()
+    found = attention.attend(q, k, v)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, atol=0.02, rtol=0.02)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora3d_splat.networks.attention import attend
+
 LAYER_NORM_EPS = 1e-6
 LORA_TARGETS = ("qkv", "projq", "projk", "projv")
 
@@ -58,7 +60,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.proj(merge_heads(F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v)))
+        return self.proj(merge_heads(attend(rotate(q, angles), rotate(k, angles), v)))
 
 
 class CrossAttention(nn.Module):
@@ -75,7 +77,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, y: Tensor, angles_x: tuple[Tensor, Tensor], angles_y: tuple[Tensor, Tensor]) -> Tensor:
         q = rotate(split_heads(self.projq(x), self.heads), angles_x)
         k = rotate(split_heads(self.projk(y), self.heads), angles_y)
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, split_heads(self.projv(y), self.heads))))
+        return self.proj(merge_heads(attend(q, k, split_heads(self.projv(y), self.heads))))
 
 
 class Mlp(nn.Module):
