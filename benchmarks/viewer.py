@@ -62,30 +62,33 @@ def main(arguments: Arguments) -> None:
 
 
 class Clock:
-    """Wall time from step to step, the waiting for the viewer's renderings included."""
+    """Wall time and the process's own work from step to step, the viewer's renderings included."""
 
     def __init__(self, arguments: Arguments, viewer: Any) -> None:
         self.arguments, self.viewer = arguments, viewer
         self.times: tuple[list[float], list[float]] = ([], [])
-        self.last, self.visitor = 0.0, None
+        self.work: tuple[list[float], list[float]] = ([], [])
+        self.last, self.last_work, self.visitor = 0.0, 0.0, None
 
     def step(self, step: int) -> None:
         """Called before every step."""
-        now, number = time.perf_counter(), step - WARM_UP
+        now, work, number = time.perf_counter(), time.process_time(), step - WARM_UP
         if number > 0:
             self.times[self._kind(number - 1)].append(now - self.last)
+            self.work[self._kind(number - 1)].append(work - self.last_work)
         if number >= 0 and self._kind(number) != (self.visitor is not None):
             self.leave() if self.visitor else self.enter()
-        self.last = time.perf_counter()
+        self.last, self.last_work = time.perf_counter(), time.process_time()
 
     def tell(self) -> None:
-        for kind, seconds in zip(KINDS, self.times, strict=True):
-            if seconds:
-                mean, median = statistics.mean(seconds), statistics.median(seconds)
-                print(f"{kind}: {len(seconds)} steps, mean {mean:.4f} s, median {median:.4f} s")
-        if all(self.times):
-            with_one, without = (statistics.mean(self.times[kind]) for kind in (1, 0))
-            print(f"an idle visitor: {with_one / without - 1:+.1%} per step")
+        for what, measured in (("wall", self.times), ("CPU", self.work)):
+            for kind, seconds in zip(KINDS, measured, strict=True):
+                if seconds:
+                    mean, median = statistics.mean(seconds), statistics.median(seconds)
+                    print(f"{what}, {kind}: {len(seconds)} steps, mean {mean:.4f} s, median {median:.4f} s")
+            if all(measured):
+                without, with_one = (statistics.mean(seconds) for seconds in measured)
+                print(f"{what}, an idle visitor: {with_one / without - 1:+.1%} per step")
 
     def enter(self) -> None:
         options = ["--headless=new", "--no-sandbox", f"--user-data-dir={tempfile.mkdtemp()}", "--window-size=320,240"]

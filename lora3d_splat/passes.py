@@ -111,7 +111,7 @@ def judge_reliability(
     errors, raw, calibrated = [], [], []
     for item in usable:
         sides = ((item.pair.reference, item.points_reference), (item.pair.other, item.points_other))
-        grids = [(v, cloud, sample_grid(tuple(cloud.shape[:2]), RELIABILITY_SAMPLES)) for v, cloud in sides]
+        grids = [(v, cloud, sample_grid((cloud.shape[0], cloud.shape[1]), RELIABILITY_SAMPLES)) for v, cloud in sides]
         source = torch.cat([cloud.reshape(-1, 3)[grid] for _, cloud, grid in grids]).double()
         target = torch.cat([worlds[v].reshape(-1, 3)[grid] for v, _, grid in grids]).double()
         errors.append(robust_similarity(source, target, torch.ones(len(source)).double(), 0.05 * unit)[1] / unit)

@@ -109,7 +109,8 @@ def add_graph(
         if np.linalg.norm(centres[a] - centres[b]) < 1e-6:
             continue
         bar = trimesh.creation.cylinder(0.002 * spread, segment=[centres[a], centres[b]], sections=5)
-        bar.visual.vertex_colors = [*confidence_colours(np.array([value]), GRAPH_RESIDUAL)[0], 255]
+        colour = [*confidence_colours(np.array([value]), GRAPH_RESIDUAL)[0], 255]
+        bar.visual = trimesh.visual.ColorVisuals(bar, vertex_colors=np.tile(colour, (len(bar.vertices), 1)))
         bars.append(bar)
     return scene.add_mesh_trimesh(name, trimesh.util.concatenate(bars)) if bars else None
 
