@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,99 +13,43 @@ import torch
 
 pytest.importorskip("nerfstudio")
 
-from plugin_run import run_config, train
-from plugin_scene import fake_self_calibration, write_photographs
+from kill_scenarios import EXPORT, PLACES, SAVE_EVERY, STEPS, run_folder
 
-from lora3d_splat.run_export import export_source
-
-STEPS, SAVE_EVERY = 14, 5
-
-
-def die(*_: object, **__: object) -> None:
-    """As `kill -9` does: no handler runs, no file is closed."""
-    os.kill(os.getpid(), signal.SIGKILL)
+LAST = STEPS - 1
+KEPT = {"a step": SAVE_EVERY, "writing a checkpoint": None, "scoring": LAST, "writing results": LAST}
+"""The step of the checkpoint that was there after the kill."""
 
 
-def killed(work: Callable[[pytest.MonkeyPatch], object]) -> None:
-    """Do the work in a child process, which must be killed by it."""
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                work(patch)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), "the child was to be killed"
-    assert os.WTERMSIG(status) == signal.SIGKILL
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The folder of all scenarios, and what was seen."""
+    folder = tmp_path_factory.mktemp("kill")
+    program = Path(__file__).with_name("kill_scenarios.py")
+    done = subprocess.run([sys.executable, str(program), str(folder)], capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads((folder / "found.json").read_text())
 
 
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A function that gives the command a user would repeat; only the time of the run differs."""
-    write_photographs(tmp_path / "photos", 5)
-    fake_self_calibration(monkeypatch, tmp_path / "calibration")
-
-    def config(timestamp: str):
-        return run_config(tmp_path, max_num_iterations=STEPS, steps_per_save=SAVE_EVERY, timestamp=timestamp)
-
-    return config
-
-
-def whole(run: Path) -> None:
-    """The run has its results, and every file under a final name can be read."""
+@pytest.mark.parametrize("place", PLACES)
+def test_training_goes_on_where_it_was_killed(scenarios, place: str):
+    """Killed there, a run has no scores and only whole checkpoints; the same command goes on behind the last."""
+    folder, found = scenarios[0] / place.replace(" ", "-"), scenarios[1][place]
+    kept = KEPT[place]
+    assert found["signal"] == signal.SIGKILL
+    assert not found["scored"]
+    assert found["checkpoints"] == ([] if kept is None else [f"step-{kept:09d}.ckpt"])
+    assert found["again"] == 0
+    assert found["started_at"] == (0 if kept is None else kept + 1)
+    run = run_folder(folder, "second")
     assert json.loads((run / "metrics.json").read_text())["protocol"]["steps"] == STEPS
-    for path in run.rglob("*.ckpt"):
+    for path in (folder / "outputs").rglob("*.ckpt"):
         torch.load(path, map_location="cpu", weights_only=True)
-    for path in run.rglob("*.json"):
+    for path in (folder / "outputs").rglob("*.json"):
         json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(
-    ("place", "kept"),
-    [
-        ("lora3d_splat.plugin.model.Lora3DSplatModel.step_post_backward", None),
-        ("lora3d_splat.plugin.trainer.os.replace", None),
-        ("lora3d_splat.plugin.pipeline.score_views", STEPS - 1),
-        ("lora3d_splat.plugin.run_files.write_scene_json", STEPS - 1),
-    ],
-)
-def test_training_goes_on_where_it_was_killed(command, place: str, kept: int | None):
-    """In a step after a checkpoint, while one is written, in scoring, between results: a second run ends the work."""
-
-    def work(patch: pytest.MonkeyPatch) -> None:
-        if place.endswith("step_post_backward"):
-            from lora3d_splat.plugin.model import Lora3DSplatModel
-
-            whole_step = Lora3DSplatModel.step_post_backward
-            patch.setattr(place, lambda self, step: die() if step == 7 else whole_step(self, step))
-        else:
-            patch.setattr(place, die)
-        train(command("first"))
-
-    killed(work)
-    first = command("first").get_base_dir()
-    assert not (first / "metrics.json").exists()
-    checkpoints = sorted(path.name for path in first.rglob("*.ckpt"))
-    expected = {"step_post_backward": SAVE_EVERY, "replace": None}.get(place.split(".")[-1], kept)
-    assert checkpoints == ([] if expected is None else [f"step-{expected:09d}.ckpt"])
-    trainer = train(command("second"))
-    assert trainer._start_step == (0 if expected is None else expected + 1)
-    whole(trainer.base_dir)
-    assert trainer.step == STEPS - 1
-
-
-def test_an_export_that_was_killed_leaves_nothing_half(command):
-    """No file under a final name that is not whole; the same command writes all of them."""
-    run = train(command("run")).base_dir
-
-    def work(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr("lora3d_splat.files.os.replace", die)
-        export_source(run, run / "export", ("spz",))
-
-    killed(work)
-    assert not [path for path in (run / "export").iterdir() if not path.name.startswith(".")]
-    export_source(run, run / "export", ("spz", "ply", "cameras"))
-    names = {path.name for path in (run / "export").iterdir() if not path.name.startswith(".")}
-    assert names == {"NOTICE.txt", "scene.spz", "splat.ply", "cameras.json"}
+def test_a_killed_export_leaves_nothing_half(scenarios):
+    """No file under a final name before; all of them after the same command."""
+    found = scenarios[1][EXPORT]
+    assert (found["signal"], found["half"], found["again"]) == (signal.SIGKILL, [], 0)
+    assert found["whole"] == ["NOTICE.txt", "cameras.json", "scene.spz", "splat.ply"]

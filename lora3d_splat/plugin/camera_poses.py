@@ -149,7 +149,8 @@ def optimised_camera_to_worlds(poses: CameraOptimizer, cameras: Cameras) -> Tens
 
 def optimised_focal_factor(poses: CameraOptimizer) -> float:
     """What the shared focal length was multiplied by; 1 where it was not optimised."""
-    return float(poses.log_focal.detach().exp()) if hasattr(poses, "log_focal") else 1.0
+    log_focal = getattr(poses, "log_focal", None)
+    return float(log_focal.detach().exp()) if isinstance(log_focal, Tensor) else 1.0
 
 
 def poses_device(poses: CameraOptimizer) -> torch.device:

@@ -59,6 +59,7 @@ class Lora3DSplatModel(SplatfactoModel):
     """Gaussians at aligned points."""
 
     config: Lora3DSplatModelConfig
+    camera_optimizer: CameraPoses
 
     def populate_modules(self) -> None:
         """Parameters from the seed points that the dataparser hands over; nothing here touches CUDA or the network."""
@@ -78,7 +79,6 @@ class Lora3DSplatModel(SplatfactoModel):
         )
         self.register_buffer("position_rate", position_rate(confidence, self.config.confidence_rates))
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
-        assert isinstance(self.camera_optimizer, CameraPoses)
         self.camera_optimizer.fix_gauge(self._extras().get("train_camera_to_worlds"))
         self.depth_priors: tuple[DepthPrior, ...] = self._extras().get("depth_priors", ())
         self.held_crops: HeldCrops | None = None
