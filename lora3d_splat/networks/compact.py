@@ -40,6 +40,9 @@ from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles
 CHECKPOINT = Path(__file__).with_name("compact.safetensors")
 START_FOCAL = 0.9
 """focal length of the first guess, in long sides"""
+OVERLAP = (0.07, 0.10)
+"""Mean cycle consistency of the matches: pairs below the first show different things, those above the second the same
+(docs/compact.md). In between the log-confidence fades."""
 DEPTH_RANGE = 2.0
 """largest absolute log of a guessed depth"""
 
@@ -78,6 +81,8 @@ class CompactOutput:
     """(B, N, M) float32: stride-8 cells of the reference against those of the other view"""
     log_depth_reference: Tensor
     """(B, N) float32: first guess of the log of z-depth at the reference's cells, up to a constant"""
+    cycle: Tensor
+    """(B,) float32: mean chance, over the cells of both views, that the match of a cell's match is the cell itself"""
 
 
 class CompactNetwork(nn.Module):
@@ -128,10 +133,11 @@ class CompactNetwork(nn.Module):
         return EncodedViews((height, width), tokens, positions, detail)
 
     def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
-        """Decode B ordered pairs at full image size."""
+        """Decode B ordered pairs at full image size; no confidence is left where the two pictures do not overlap."""
         half = self.decode_half(reference, other)
-        points_1, confidence_1 = enlarge(half.points_reference, half.confidence_reference, reference.size)
-        points_2, confidence_2 = enlarge(half.points_other, half.confidence_other, other.size)
+        sure = overlap(half.cycle)[:, None, None]
+        points_1, confidence_1 = enlarge(half.points_reference, half.confidence_reference**sure, reference.size)
+        points_2, confidence_2 = enlarge(half.points_other, half.confidence_other**sure, other.size)
         return PairOutput(points_1, confidence_1, points_2, confidence_2)
 
     def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
@@ -152,7 +158,8 @@ class CompactNetwork(nn.Module):
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0])
+        cycle = torch.cat([match_1.trust, match_2.trust], dim=1).mean(1).detach()
+        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0], cycle)
 
     def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
         """Scaled cosine similarity (B, N, M) in float32 between the stride-8 cells of two views."""
@@ -207,6 +214,11 @@ class CompactNetwork(nn.Module):
         vectors = start * (torch.log1p(distance) / distance) + raw[..., :3]
         length = vectors.square().sum(-1, keepdim=True).add(1e-12).sqrt()
         return vectors * (torch.expm1(length) / length), 1 + raw[..., 3].exp()
+
+
+def overlap(cycle: Tensor) -> Tensor:
+    """Share in [0, 1] of the confidence that a pair of this cycle consistency (B,) keeps."""
+    return ((cycle - OVERLAP[0]) / (OVERLAP[1] - OVERLAP[0])).clamp(0.0, 1.0)
 
 
 def cell_grid(view: EncodedViews) -> tuple[int, int]:
