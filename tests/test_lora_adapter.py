@@ -10,6 +10,7 @@ import torch
 from dust3r_recipe import DESCRIPTORS, FULL, TINY, TINY_DPT, TINY_MAST3R, random_view, recipe_network
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from wall_example import write_wall
 
 from lora3d_splat.errors import CheckpointError, InputError
 from lora3d_splat.lora.adapter import (
@@ -25,7 +26,7 @@ from lora3d_splat.lora.adapter import (
     save_adapter,
     unmerge,
 )
-from lora3d_splat.networks import build_network
+from lora3d_splat.networks import build_network, load_network
 from lora3d_splat.networks.base import PointmapNetwork
 from lora3d_splat.networks.dust3r import Dust3R
 from lora3d_splat.prediction import images_tensor
@@ -70,6 +71,16 @@ def test_only_the_attention_inputs_are_adapted_and_trainable():
     encoder = TINY["enc_depth"] * 16 * (64 + 3 * 64)
     decoder = 2 * TINY["dec_depth"] * 16 * ((48 + 3 * 48) + 3 * (48 + 48))
     assert sum(parameter.numel() for _, parameter in adapter_parameters(network)) == encoder + decoder
+
+
+def test_networks_of_other_people_name_their_layers(tmp_path):
+    """The example of docs/networks.md: rank 16 on one layer of 3 inputs and 1 output; no layers, no adapter."""
+    network = load_network(f"{write_wall(tmp_path)}:WallNetwork")
+    assert sum(parameter.numel() for _, parameter in adapter_parameters(inject(network))) == 16 * (3 + 1)
+    bare = remove(network)
+    bare.lora_targets = ()
+    with pytest.raises(InputError, match="wall, which names no layers"):
+        inject(bare)
 
 
 def test_start_depends_on_the_seed_alone():

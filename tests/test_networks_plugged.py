@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +9,23 @@ import pytest
 import torch
 from oracle_network import OracleNetwork
 from PIL import Image
+from wall_example import write_wall
 
 from lora3d_splat.alignment import AlignmentConfig
 from lora3d_splat.errors import InputError
 from lora3d_splat.geometry.procrustes import align_trajectories
-from lora3d_splat.lora.adapter import adapter_parameters, inject
 from lora3d_splat.networks import load_network, network_digest, network_files
 from lora3d_splat.networks.base import PointmapNetwork
 from lora3d_splat.self_calibration import CalibrationConfig, calibrate
 
-PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 PLACES = ((0, 0), (7, 3), (12, -4), (-6, 5))
 """where the camera stood before the wall, in pixels of the wall's picture"""
 
 
 @pytest.fixture
 def wall(tmp_path: Path) -> Path:
-    """The file that the page tells the reader to write."""
-    section = PAGE.read_text(encoding="utf-8").partition("## A network of your own")[2]
-    (tmp_path / "wall.py").write_text(re.findall(r"```python\n(.*?)```", section, re.S)[0])
-    return tmp_path / "wall.py"
+    """The file of the page."""
+    return write_wall(tmp_path)
 
 
 def photographs(folder: Path) -> Path:
@@ -63,20 +59,10 @@ def test_the_example_of_the_page_calibrates_photographs(tmp_path: Path, wall: Pa
     assert "wall: weights under Apache-2.0" in capsys.readouterr().out
 
 
-def test_lora_reaches_the_layers_that_the_network_names(wall: Path) -> None:
-    """Rank 16 on one linear layer of 3 inputs and 1 output; without layers it is an error before peft is asked."""
-    network = load_network(f"{wall}:WallNetwork")
-    assert isinstance(network, PointmapNetwork)
-    assert sum(parameter.numel() for _, parameter in adapter_parameters(inject(network))) == 16 * (3 + 1)
-    bare = load_network(f"{wall}:WallNetwork")
-    bare.lora_targets = ()
-    with pytest.raises(InputError, match="wall, which names no layers"):
-        inject(bare)
-
-
 def test_a_change_of_the_file_is_another_network(wall: Path) -> None:
     """What was cached with the old code is not found again: file and digest are part of the keys."""
     before = network_digest(load_network(f"{wall}:WallNetwork"))
+    assert isinstance(load_network(f"{wall}:WallNetwork"), PointmapNetwork)
     assert network_files(f"{wall}:WallNetwork") == (wall,)
     assert network_digest(load_network(f"{wall}:WallNetwork")) == before
     wall.write_text(wall.read_text().replace("FOCAL = 1.2", "FOCAL = 1.3"))

@@ -50,10 +50,10 @@ class LoraConfig:
 
 def inject(network: PointmapNetwork, config: LoraConfig | None = None) -> PointmapNetwork:
     """Wrap the network's `lora_targets` in place and return it; everything but the adapter is frozen."""
-    import peft
-
     if not network.lora_targets:
         raise InputError(f"{network.name}, which names no layers", "a network with lora_targets", "go on without LoRA")
+    import peft
+
     config = config or LoraConfig()
     _inject(
         network,
