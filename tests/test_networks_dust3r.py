@@ -133,6 +133,18 @@ def test_heads_stay_in_float32_below_a_bfloat16_trunk():
         assert 0 < error < 0.05
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("head", HEADS)
+def test_a_network_converted_to_float64_answers_in_float64(head):
+    """The heads follow the weights that they are given; float32 is within the tolerance of the published numbers."""
+    network, images = recipe_network(HEADS[head]), random_images(1, 32, 48)
+    single, _ = network({"img": images}, {"img": images})
+    exact, _ = network.double()({"img": images.double()}, {"img": images.double()})
+    for key, maps in exact.items():
+        assert maps.dtype == torch.float64
+        torch.testing.assert_close(single[key].double(), maps, atol=1e-4, rtol=1e-4)
+
+
 def test_fusion_applies_its_convolution_as_if_after_the_enlargement():
     """The shortcut of convolving before enlarging equals the definition, for one row and for odd sizes."""
     torch.manual_seed(0)

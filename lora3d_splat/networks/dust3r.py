@@ -94,7 +94,8 @@ class Dust3R(nn.Module):
             return encoded
         grid = encoded.size[0] // self.patch_size, encoded.size[1] // self.patch_size
         with torch.autocast(encoded.tokens.device.type, enabled=False):
-            return replace(encoded, detail=torch.cat([head.share(encoded.tokens.float(), *grid) for head in heads], 1))
+            parts = [head.share(_for(head, encoded.tokens), *grid) for head in heads]
+        return replace(encoded, detail=torch.cat(parts, dim=1))
 
     def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
         """Decode B pairs of upright images; both pointmaps are in the reference camera's frame.
@@ -168,7 +169,7 @@ class Dust3R(nn.Module):
         config = self.config
         grid = size[0] // self.patch_size, size[1] // self.patch_size
         with torch.autocast(stream[0].device.type, enabled=False):
-            stream = [tokens.float() for tokens in stream]
+            stream = [_for(head, tokens) for tokens in stream]
             maps = points_and_confidence(head(stream, *grid, shared), config.depth_mode, config.conf_mode)
             if describe and isinstance(head, DescriptorHead):
                 mode = config.desc_conf_mode or config.conf_mode
@@ -176,6 +177,11 @@ class Dust3R(nn.Module):
                 if not config.two_confs and "conf" in maps:
                     maps["desc_conf"] = maps["conf"].clone()
         return maps
+
+
+def _for(head: nn.Module, tokens: Tensor) -> Tensor:
+    """In the precision of the head's weights: float32, unless the whole network was converted."""
+    return tokens.to(next(head.parameters()).dtype)
 
 
 def _confidence(maps: Maps) -> Tensor:
