@@ -81,7 +81,7 @@ def measure(count: int, options: argparse.Namespace) -> dict[str, float | str]:
         }
         if options.align:
             began = time.perf_counter()
-            scene, _ = align(views, predictions.value, confidence_floor=network.confidence_floor)
+            scene, _ = align(predictions.value, views=views, confidence_floor=network.confidence_floor)
             row |= {"align s": time.perf_counter() - began, "placed": sum(scene.registered), "align MiB": peak_mib()}
     return row
 

@@ -1,6 +1,6 @@
 """All ordered pairs of a few images through a full-size network, against a naive run in the same process.
 
-    OMP_NUM_THREADS=2 python benchmarks/prediction.py [--naive-pairs N] [--compile] [--device cuda]
+    OMP_NUM_THREADS=2 python benchmarks/prediction.py [--pieces] [--naive-pairs N] [--compile] [--device cuda]
 
 DUSt3R 512 with the DPT head, weights by the recipe of the tests; complete graph of 4 images of 512x384. The naive run
 decodes one pair after another, encodes both images of each, and computes attention (unfused) and the head as they are
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -37,6 +38,7 @@ from lora3d_splat.prediction import PredictionConfig, PredictionPass, images_ten
 from lora3d_splat.records import ImagePair, PairPrediction, View
 
 Answers = dict[ImagePair, tuple[Tensor, Tensor]]
+Result = TypeVar("Result")
 
 
 def full_size_network(head: str) -> torch.nn.Module:
@@ -96,11 +98,27 @@ def fast_run(network: torch.nn.Module, views: list[View], pairs: list[ImagePair]
     return {item.pair: (item.points_reference, item.points_other) for item in found}
 
 
-def timed(run: Callable[[], Answers]) -> tuple[Answers, float, float]:
-    """Answers, wall seconds, and processor seconds of all threads."""
+def pieces(
+    network: torch.nn.Module, views: list[View], pairs: list[ImagePair], config: PredictionConfig
+) -> tuple[Answers, float, float]:
+    """One image encoded and one pair decoded, added up to all images and pairs."""
+    run = PredictionPass(network, views, config)  # type: ignore[arg-type]
+
+    def decode_first() -> Answers:
+        return {item.pair: (item.points_reference, item.points_other) for item in run.predict(pairs[:1])}
+
+    _, *encoding = timed(lambda: run.encoded([pairs[0].reference]))
+    run.encoded([pairs[0].other])
+    answers, *decoding = timed(decode_first)
+    wall, cpu = (len(views) * e + len(pairs) * d for e, d in zip(encoding, decoding, strict=True))
+    return answers, wall, cpu
+
+
+def timed(run: Callable[[], Result]) -> tuple[Result, float, float]:
+    """The result, wall seconds, and processor seconds of all threads."""
     began, worked = time.perf_counter(), time.process_time()
-    answers = run()
-    return answers, time.perf_counter() - began, time.process_time() - worked
+    result = run()
+    return result, time.perf_counter() - began, time.process_time() - worked
 
 
 def difference(answers: Answers, truth: Answers) -> str:
@@ -134,6 +152,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(384, 512), help="height and width")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--naive-pairs", type=int, help="time only so many naive pairs, and scale")
+    parser.add_argument("--pieces", action="store_true", help="time one image, one pair, one naive pair, and add up")
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--head", default="dpt")
     parser.add_argument("--batch-size", type=int)
@@ -152,10 +171,14 @@ def main() -> None:
         config = PredictionConfig(options.batch_size, precision, options.compile)
         if options.compile or options.device != "cpu":
             fast_run(network, views, pairs, config)
-        runs[precision] = (*timed(lambda c=config: fast_run(network, views, pairs, c)), peak(options.device))
+        if options.pieces:
+            found = pieces(network, views, pairs, config)
+        else:
+            found = timed(lambda c=config: fast_run(network, views, pairs, c))
+        runs[precision] = (*found, peak(options.device))
         wall, cpu = runs[precision][1:3]
         note(f"{precision}: {wall:.1f} s, {cpu:.1f} CPU s, peak so far {peak(options.device)}")
-    chosen = pairs[: options.naive_pairs]
+    chosen = pairs[: 1 if options.pieces else options.naive_pairs]
     with naively():
         truth, seconds, work = timed(lambda: naive_run(network, views, chosen, options.device))
     if len(chosen) < len(pairs):

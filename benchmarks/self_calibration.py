@@ -62,7 +62,7 @@ def main() -> None:
         return result
 
     stage(f"predict {len(pairs)} pairs", lambda: predict_pairs(network, scene.views, pairs, config))
-    aligned, confidence = stage("align", lambda: align(scene.views, exact))
+    aligned, confidence = stage("align", lambda: align(exact, views=scene.views))
     labels = stage("pseudo labels", lambda: make_pseudo_labels(scene.views, aligned, confidence, cutoff=1.5))
     settings = FinetuneConfig(epochs=options.epochs)
     steps = -(-len(labels) // settings.batch_size) * settings.epochs

@@ -57,7 +57,7 @@ def test_a_prediction_takes_as_much_as_is_reckoned(tmp_path: Path, views):
 def test_what_follows_sees_no_difference(tmp_path: Path, views):
     """The alignment of mapped predictions is that of predictions in memory."""
     config = AlignmentConfig(steps=4)
-    scenes = [align(views, predictions(tmp_path, views, memory), config)[0] for memory in (1.0, 0.0)]
+    scenes = [align(predictions(tmp_path, views, memory), config, views=views)[0] for memory in (1.0, 0.0)]
     assert torch.equal(scenes[0].T_world_camera, scenes[1].T_world_camera)
 
 
