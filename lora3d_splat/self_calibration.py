@@ -13,10 +13,11 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from lora3d_splat.alignment import AlignmentConfig, align, pair_residual, register_views
+from lora3d_splat.alignment import AlignmentConfig, AlignmentStep, align, pair_residual, register_views
 from lora3d_splat.alignment.tracks import TrackMode, find_tracks, place_by_tracks, settle
 from lora3d_splat.artifacts import StageCache, Stored, digest, file_digest
 from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
@@ -286,7 +287,7 @@ class _Run:
         def compute() -> tuple[AlignedScene, CalibratedConfidence, float, float | None, Reliability | None]:
             parts = 2 if self.unseen else 1
             with stage(name, parts * config.steps) as advance:
-                scene, confidence = self._aligned(predictions, config, advance)
+                scene, confidence = self._aligned(predictions, config, advance, partial(_tell_step, name))
                 judged, reliability = self._judge(predictions, config, advance)
             if reliability is None:
                 reliability = judge_reliability(scene, confidence, predictions, unseen=False)
@@ -336,10 +337,14 @@ class _Run:
         return _Pass(TRACKED, scene, confidence, residual, None, self._cost(TRACKED), summary)
 
     def _aligned(
-        self, predictions: Sequence[PairPrediction], config: AlignmentConfig, advance: Advance
+        self,
+        predictions: Sequence[PairPrediction],
+        config: AlignmentConfig,
+        advance: Advance,
+        on_step: Callable[[AlignmentStep], None] | None = None,
     ) -> tuple[AlignedScene, CalibratedConfidence]:
         floor = self.network.confidence_floor
-        return align(predictions, config, views=self.views, confidence_floor=floor, advance=advance)
+        return align(predictions, config, views=self.views, confidence_floor=floor, advance=advance, on_step=on_step)
 
     def _judge(
         self, predictions: tuple[PairPrediction, ...], config: AlignmentConfig, advance: Advance
@@ -501,6 +506,10 @@ class _Run:
         start = time.perf_counter()
         work()
         self.seconds[name] = time.perf_counter() - start
+
+
+def _tell_step(name: str, step: AlignmentStep) -> None:
+    watcher().moved(name, step.T_world_camera, step.focal, step.loss)
 
 
 def _finished(home: Path) -> Calibration | None:

@@ -24,8 +24,11 @@ class Watcher:
     def predicted(self, prediction: PairPrediction) -> None:
         """One pair more has its pointmaps."""
 
-    def moved(self, name: str, T_world_camera: Tensor, focal: Tensor) -> None:
-        """Cameras (V, 4, 4) and focals (V,) in network pixels while an alignment runs, in the frame of its own."""
+    def moved(self, name: str, T_world_camera: Tensor, focal: Tensor, loss: float) -> None:
+        """Cameras (V, 4, 4) and focals (V,) in network pixels after a step of an alignment, in a frame of its own.
+
+        V is less than the number of views where the alignment has left some out.
+        """
 
     def aligned(self, each: CalibrationPass) -> None:
         """An alignment has ended."""

@@ -26,6 +26,7 @@ from lora3d_splat.self_calibration import (
     calibrate,
     register_heldout,
 )
+from lora3d_splat.watch import Watcher, watching
 
 SMALL = {"alignment": AlignmentConfig(steps=10, samples_per_view=120), "finetune": FinetuneConfig(rank=2, epochs=1)}
 VIEWS = [0, 1, 3, 4]
@@ -152,6 +153,47 @@ def test_settings_and_weights_name_the_result(tmp_path: Path) -> None:
     assert self_calibration._request_key(paths, base) != self_calibration._request_key(paths, other)
     moved = replace(base, device="cuda", cache=tmp_path, recompute=True)
     assert self_calibration._request_key(paths, base) == self_calibration._request_key(paths, moved)
+
+
+class Diary(Watcher):
+    """Writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.cameras: list[torch.Tensor] = []
+        self.names: list[str] = []
+
+    def photographs(self, views) -> None:
+        self.heard.append("photographs")
+
+    def predicted(self, prediction) -> None:
+        self.heard.append("pair")
+
+    def progress(self, title: str, done: int, total: int, seconds: float) -> None:
+        assert 0 <= done <= total
+        self.heard.append(title)
+
+    def moved(self, name: str, T_world_camera: torch.Tensor, focal: torch.Tensor, loss: float) -> None:
+        self.cameras.append(T_world_camera)
+
+    def aligned(self, each) -> None:
+        self.names.append(each.name)
+
+
+def test_a_watcher_hears_of_pairs_steps_and_scenes(tmp_path: Path) -> None:
+    """All six ordered pairs of three views, cameras that move, both alignments; afterwards it hears nothing more."""
+    write_photographs(tmp_path / "photos", range(3))
+    diary = Diary()
+    with watching(diary):
+        calibration = calibrate(tmp_path / "photos", config(tmp_path, lora=False, tracks="off"))
+    assert diary.heard.count("pair") == 6
+    assert diary.heard.index("photographs") < diary.heard.index("pair") < diary.heard.index(PLAIN)
+    assert diary.names == [PLAIN, ROBUST]
+    assert (diary.cameras[0] - diary.cameras[-1]).abs().max() > 0
+    assert [each.name for each in calibration.passes] == [PLAIN, ROBUST]
+    before = len(diary.heard)
+    calibrate(tmp_path / "photos", config(tmp_path, lora=False, recompute=True, tracks="off"))
+    assert len(diary.heard) == before
 
 
 @pytest.mark.parametrize(

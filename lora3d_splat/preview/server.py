@@ -100,12 +100,15 @@ class Preview(Watcher):
         rgb = image[coarse].reshape(-1, 3)
         self._show_cloud(f"/pointmaps/{index}", frame, cloud[near], rgb[near], 0.008 * step)
 
-    def moved(self, name: str, T_world_camera: Tensor, focal: Tensor) -> None:
-        if not self._due("moved"):
+    def moved(self, name: str, T_world_camera: Tensor, focal: Tensor, loss: float) -> None:
+        if not self._due("moved") or len(T_world_camera) != len(self._views):
             return
-        poses = T_world_camera.detach().cpu().double().numpy()
+        self._loss.content = f"{name}: loss **{loss:.4g}**"
+        poses = T_world_camera.numpy()
         self._frame = _frame(poses, None)
-        self._show_cameras(poses, focal.detach().cpu().double().numpy(), range(len(poses)))
+        with self._server.atomic():
+            self._remove(self._clouds)  # of another frame: each alignment has its own
+            self._show_cameras(poses, focal.numpy(), range(len(poses)))
 
     def aligned(self, each: CalibrationPass) -> None:
         poses = each.T_world_camera.numpy()
@@ -137,11 +140,14 @@ class Preview(Watcher):
             self._cameras[name] = add_frustum(self._server.scene, name, self._frame, each, AFTER, 0.15)
 
     def _clear(self) -> None:
+        self._remove(self._clouds)
+        self._remove(self._cameras)
+
+    def _remove(self, handles: dict[str, Any]) -> None:
         """By name, since a cloud that is drawn again takes its node over from the older handle."""
-        for handles in (self._clouds, self._cameras):
-            for handle in handles.values():
-                handle.remove()
-            handles.clear()
+        for handle in handles.values():
+            handle.remove()
+        handles.clear()
 
     def _show_cloud(self, name: str, frame: Frame, points: np.ndarray, rgb: np.ndarray, size: float) -> None:
         self._clouds[name] = add_points(self._server.scene, name, frame, points, rgb, size)

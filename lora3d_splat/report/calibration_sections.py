@@ -135,8 +135,8 @@ def residuals(calibration: Calibration) -> str:
         spanning("share of the pixels", [heights for *_, heights in series], from_zero=True, percent=True),
     )
     return (
-        "<h2>Residuals and reliability</h2><p>Left: the farther to the left, the better the predictions agree with the "
-        "scene. Right: errors of predictions over rising confidence, in ten equal groups; where a confidence can "
+        "<h2>Residuals and reliability</h2><p>Histogram: the farther to the left, the better the predictions agree with "
+        "the scene. Curves: errors of predictions over rising confidence, in ten equal groups; where a confidence can "
         "be relied upon, the line falls from left to right, and the calibrated one should fall more steeply.</p>"
         f'<div class="columns">{histogram}{_reliability_chart(calibration)}</div>'
     )
@@ -216,7 +216,7 @@ def _view(calibration: Calibration, index: int, scales: Scales, side: int) -> st
     if kept is not None:
         residual = kept.residual[index].float().numpy()
         median = 100 * float(np.median(residual))
-        pictures.append((f"disagreement, median {median:.2g} %", false_colours(residual, 0.0, scales.residual)))
+        pictures.append((f"disagreement, median {median:.2g}\u00a0%", false_colours(residual, 0.0, scales.residual)))
     maps = "".join(_picture(name, np.ascontiguousarray(rgb), side) for name, rgb in pictures)
     return f'<h3>{escape(view.file)}</h3><div class="view">{maps}</div>'
 

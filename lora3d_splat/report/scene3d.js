@@ -87,6 +87,7 @@
   let waiting = false;
   function draw() {
     waiting = false;
+    if (!canvas.width || !canvas.height) return; // not laid out yet: fit() will draw
     const p = passes[control("pass").value], m = matrix();
     drawPoints(p, m);
     if (control("cameras").checked) {
