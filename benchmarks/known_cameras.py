@@ -3,7 +3,7 @@
 A scene is a folder with images/, scene.json (frames with file, split, intrinsics, c2w in OpenCV axes) and depth maps.
 
 python benchmarks/known_cameras.py SCENE ...                      ours and Splatfacto's defaults, 1000 steps, 320 pixels
-python benchmarks/known_cameras.py SCENE --only ours --perturb    poses off by 1 degree and 1 %: do they come back?
+python benchmarks/known_cameras.py SCENE --only ours --perturb 1  poses off by 1 degree and 1 %: do they come back?
 """
 
 from __future__ import annotations
@@ -254,6 +254,8 @@ def run(config: Any, name: str, folder: Path, options: argparse.Namespace) -> Ou
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     start = time.perf_counter()
+    if options.trace:
+        trace(trainer)
     profile = cProfile.Profile()
     if options.profile:
         profile.runcall(training_loop, trainer)
@@ -270,27 +272,46 @@ def training_loop(trainer: Any) -> None:
     trainer.train()
 
 
+def trace(trainer: Any) -> None:
+    """Print what the early stop sees, beside the held-out views, whenever it looks."""
+    crops, model = trainer.pipeline.model.held_crops, trainer.pipeline.model
+    look = crops.look
+
+    def looked(step: int, loss: float, module: Any) -> bool:
+        model.eval()
+        values, similar = heldout_scores(trainer)
+        model.train()
+        note(f"  step {step + 1:>5}  crops {loss:.4f}  held-out PSNR {values:6.2f}  SSIM {similar:.4f}")
+        return look(step, loss, module)
+
+    crops.look = looked
+
+
+@torch.no_grad()
+def heldout_scores(trainer: Any) -> tuple[float, float]:
+    """Mean PSNR and SSIM of the held-out views at their true poses."""
+    model, values, similar = trainer.pipeline.model, [], []
+    for camera, batch in trainer.pipeline.datamanager.fixed_indices_eval_dataloader:
+        rendered = model.get_outputs(camera.to(model.device))["rgb"]
+        photo = model.get_gt_img(batch["image"])
+        values.append(psnr(rendered, photo))
+        similar.append(ssim(rendered, photo).number or 0.0)
+    return statistics.mean(values), statistics.mean(similar)
+
+
 def score(trainer: Any, name: str, seconds: float, options: argparse.Namespace) -> Outcome:
     """Mean PSNR and SSIM of the held-out views at their true poses; PSNR after alignment for our model."""
     from lora3d_splat.plugin.evaluation import score_views
     from lora3d_splat.plugin.model import Lora3DSplatModel
 
     model = trainer.pipeline.model.eval()
-    values, similar = [], []
-    with torch.no_grad():
-        for camera, batch in trainer.pipeline.datamanager.fixed_indices_eval_dataloader:
-            rendered = model.get_outputs(camera.to(model.device))["rgb"]
-            photo = model.get_gt_img(batch["image"])
-            values.append(psnr(rendered, photo))
-            similar.append(ssim(rendered, photo).number or 0.0)
+    raw, similar = heldout_scores(trainer)
     aligned = [float("nan")]
     if isinstance(model, Lora3DSplatModel) and options.alignment_steps:
         views = trainer.pipeline.datamanager.fixed_indices_eval_dataloader
         scores = score_views(model, views, trainer.pipeline.config.heldout_pose)
         aligned = [entry.aligned["psnr"].number for entry in scores]
-    return Outcome(
-        name, statistics.mean(values), statistics.mean(similar), statistics.mean(aligned), seconds, model.num_points
-    )
+    return Outcome(name, raw, similar, statistics.mean(aligned), seconds, model.num_points)
 
 
 def main() -> None:
@@ -300,7 +321,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--long-side", type=int, default=320)
     parser.add_argument("--only", choices=("ours", "splatfacto"), help="one of the two trainings")
-    parser.add_argument("--perturb", action="store_true", help="training poses off by 1 degree and 1 %% of the depth")
+    parser.add_argument("--perturb", type=float, default=0.0, help="degrees and %% of the depth, training poses off by")
+    parser.add_argument("--trace", action="store_true", help="print what the early stop sees")
     parser.add_argument("--alignment-steps", type=int, default=0, help="steps of the held-out pose alignment")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
     parser.add_argument(
@@ -315,7 +337,7 @@ def main() -> None:
                     data=scene, long_side=options.long_side, calibration=CalibrationConfig(cache=Path(folder) / "cache")
                 )
                 if options.perturb:
-                    data = replace(data, rotation_deg=1.0, translation=0.01)
+                    data = replace(data, rotation_deg=options.perturb, translation=0.01 * options.perturb)
                 config = our_config(data, options) if name == "ours" else splatfacto_config(data)
                 found = run(config, name, Path(folder), options)
                 note(
