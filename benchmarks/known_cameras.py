@@ -322,6 +322,7 @@ def main() -> None:
     parser.add_argument("--long-side", type=int, default=320)
     parser.add_argument("--only", choices=("ours", "splatfacto"), help="one of the two trainings")
     parser.add_argument("--perturb", type=float, default=0.0, help="degrees and %% of the depth, training poses off by")
+    parser.add_argument("--seeds", type=int, default=40_000, help="most seed points, of both trainings")
     parser.add_argument("--trace", action="store_true", help="print what the early stop sees")
     parser.add_argument("--alignment-steps", type=int, default=0, help="steps of the held-out pose alignment")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
@@ -334,7 +335,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in (options.only,) if options.only else ("ours", "splatfacto"):
                 data = KnownConfig(
-                    data=scene, long_side=options.long_side, calibration=CalibrationConfig(cache=Path(folder) / "cache")
+                    data=scene,
+                    long_side=options.long_side,
+                    seeds=SeedConfig(max_points=options.seeds),
+                    calibration=CalibrationConfig(cache=Path(folder) / "cache"),
                 )
                 if options.perturb:
                     data = replace(data, rotation_deg=options.perturb, translation=0.01 * options.perturb)
