@@ -175,6 +175,7 @@ def test_held_out_crops_are_hidden_and_watched():
         torch.nn.init.constant_(module.weight, step)
         verdicts.append(crops.look(step, loss, module))
     assert verdicts == [False, False, False, True]
+    assert [step + 1 for step in range(160) if crops.due(step)] == [12, 25, 50, 100, 150]
     crops.restore(module)
     assert (crops.best_step, float(module.weight)) == (1, 1.0)
 

@@ -24,7 +24,8 @@ class EarlyStopConfig:
     side: float = 0.2
     """Width and height of the crop, as a share of the picture's."""
     every: int = 50
-    """Steps between two looks at the crops."""
+    """Steps between two looks at the crops; there are two more after a quarter and a half of them, because with poor
+    poses the very first steps are the best."""
     patience: int = 4
     """Looks without a gain after which training ends; the best state that was seen is kept."""
     ssim_weight: float = 0.5
@@ -63,6 +64,11 @@ class HeldCrops:
         hidden = torch.zeros(rendered.shape[:2], dtype=torch.bool, device=rendered.device)
         crop.of(hidden).fill_(True)
         return torch.where(hidden[..., None], photo, rendered)
+
+    def due(self, step: int) -> bool:
+        """Whether to look after this step."""
+        every, done = self.config.every, step + 1
+        return done % every == 0 or done in (every // 4, every // 2)
 
     def look(self, step: int, loss: float, module: nn.Module) -> bool:
         """Take notice of the crops' loss after a step; True when it has not fallen for too long."""

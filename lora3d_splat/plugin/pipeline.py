@@ -183,7 +183,7 @@ class Lora3DPipeline(VanillaPipeline):
         """After a step: end the training when the budget is up or the held-out crops get worse; keep the best state."""
         crops, last = self._splats.held_crops, trainer.progress.spent() or step >= trainer.last_step
         stop = last
-        if crops is not None and (last or step % crops.config.every == crops.config.every - 1):
+        if crops is not None and (last or crops.due(step)):
             stop = crops.look(step, self._crop_loss(crops), self._splats) or last
             if stop:
                 crops.restore(self._splats)
