@@ -1,48 +1,136 @@
-"""Seconds and errors of the alignment on exact synthetic predictions, with and without confident gross outliers.
+"""Accuracy, calibration and cost of the alignment on ray-cast scenes with disturbed predictions.
 
-    OMP_NUM_THREADS=1 python benchmarks/alignment.py
+    OMP_NUM_THREADS=1 python benchmarks/alignment.py                          # medians over ten seeds
+    OMP_NUM_THREADS=1 python benchmarks/alignment.py --cases robust --views 4 8 12 24 48 --seeds 1      # cost
+    OMP_NUM_THREADS=1 python benchmarks/alignment.py --cases robust --views 12 --seeds 1 --size 384 512
 
-All ordered pairs at 160x112; centre error over the camera extent after Sim(3), largest rotation error, focal and median
-depth errors relative to the truth.
+Centre: RMSE after Sim(3) over the largest distance of two cameras; rotation: mean over view pairs, degrees; focal:
+largest relative error; raw, calibrated: Spearman correlation of confidence with minus the true error of the predicted
+points. `Disturbance` in tests/disturbed_predictions.py says how wrong the predictions are.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
+import statistics
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from analytic_scene import errors, make_scene, predict
+from disturbed_predictions import (
+    EXACT,
+    Disturbance,
+    TrueScene,
+    camera_errors,
+    predict_disturbed,
+    true_errors,
+    true_scene,
+)
 from rich.table import Table
 
-from lora3d_splat.alignment import AlignmentConfig, align
+from lora3d_splat.alignment import AlignmentConfig, CameraPriors, align
+from lora3d_splat.alignment.priors import no_priors
 from lora3d_splat.console import CONSOLE
+from lora3d_splat.metrics.geometry import spearman
+from lora3d_splat.records import CalibratedConfidence, PairPrediction
+
+USUAL = Disturbance()
+ROBUST, PLAIN = AlignmentConfig(), AlignmentConfig(robust="none")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table."""
+
+    disturbance: Disturbance = USUAL
+    config: AlignmentConfig = ROBUST
+    known_focal: bool = False
+    known_poses: bool = False
+    """of every other view"""
+
+
+CASES = {
+    "exact": Case(EXACT),
+    "robust": Case(),
+    "no outliers": Case(replace(USUAL, outliers=0.0)),
+    "30 % outliers": Case(replace(USUAL, outliers=0.3)),
+    "a nonsense pair": Case(replace(USUAL, nonsense=1)),
+    "known focal": Case(known_focal=True),
+    "known poses": Case(known_poses=True),
+    "huber": Case(config=replace(ROBUST, robust="huber")),
+    "plain": Case(config=PLAIN),
+    "reprojection": Case(config=replace(ROBUST, residual="reprojection")),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--views", type=int, nargs="+", default=[4, 8, 12])
-    parser.add_argument("--outliers", type=float, nargs="+", default=[0.0, 0.1])
-    parser.add_argument("--noise", type=float, default=0.01, help="relative noise of the predicted points")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--size", type=int, nargs=2, default=[120, 160], help="height and width")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    table = Table("views", "outliers", "alignment", "seconds", "CPU s", "centre", "rotation deg", "focal", "depth")
+    torch.set_num_threads(1)
+    columns = ("views", "case", "centre", "worst", "rotation deg", "focal", "raw", "calibrated", "CPU s", "seconds")
+    table = Table(*columns)
     for count in options.views:
-        scene = make_scene(count, size=(112, 160))
-        for outliers in options.outliers:
-            predictions = predict(scene, outliers=outliers, noise=options.noise)
-            for robust in ("none", "geman-mcclure"):
-                began, worked = time.perf_counter(), time.process_time()
-                aligned, _ = align(predictions, AlignmentConfig(robust=robust), views=scene.views)
-                seconds, work = time.perf_counter() - began, time.process_time() - worked
-                found = [f"{value:.2e}" for value in errors(scene, aligned).values()]
-                table.add_row(str(count), f"{outliers:.0%}", robust, f"{seconds:.1f}", f"{work:.1f}", *found)
+        found: dict[str, list[list[float]]] = {name: [] for name in options.cases}
+        for seed in range(options.seeds):
+            scene = true_scene(seed, count, (options.size[0], options.size[1]))
+            for name in options.cases:
+                found[name].append(measure(scene, seed, CASES[name]))
+        for name, rows in found.items():
+            table.add_row(str(count), name, *summary(rows))
+            CONSOLE.print(count, name, *summary(rows))
     CONSOLE.print(table)
+    CONSOLE.print(
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, predictions included"
+    )
+
+
+def measure(scene: TrueScene, seed: int, case: Case) -> list[float]:
+    """Centre, rotation, focal, raw and calibrated correlation, processor and wall seconds."""
+    predictions = predict_disturbed(scene, seed, case.disturbance)
+    began, worked = time.perf_counter(), time.process_time()
+    aligned, confidence = align(predictions, case.config, views=scene.views, priors=priors_of(scene, case))
+    cost = [time.process_time() - worked, time.perf_counter() - began]
+    return [*camera_errors(scene, aligned).values(), *correlations(scene, predictions, confidence), *cost]
+
+
+def priors_of(scene: TrueScene, case: Case) -> CameraPriors | None:
+    if not case.known_focal and not case.known_poses:
+        return None
+    priors = no_priors(scene.views)
+    if case.known_focal:
+        priors = replace(priors, focal=torch.from_numpy(scene.focal))
+    if case.known_poses:
+        poses = torch.from_numpy(scene.T_world_camera).clone()
+        poses[1::2] = torch.nan
+        priors = replace(priors, T_world_camera=poses)
+    return priors
+
+
+def correlations(
+    scene: TrueScene, predictions: tuple[PairPrediction, ...], confidence: CalibratedConfidence, stride: int = 17
+) -> tuple[float, float]:
+    error = torch.cat([side.flatten()[::stride] for item in predictions for side in true_errors(scene, item)])
+    raw = [side for item in predictions for side in (item.confidence_reference, item.confidence_other)]
+    calibrated = [side for sides in confidence.pair_weights for side in sides]
+    return tuple(  # type: ignore[return-value]
+        spearman(torch.cat([side.flatten()[::stride] for side in sides]), -error) for sides in (raw, calibrated)
+    )
+
+
+def summary(rows: list[list[float]]) -> list[str]:
+    middle = [statistics.median(column) for column in zip(*rows, strict=True)]
+    worst = max(row[0] for row in rows)
+    shown = [f"{middle[0]:.4f}", f"{worst:.4f}", f"{middle[1]:.3f}", f"{middle[2]:.4f}"]
+    return [*shown, *(f"{value:.2f}" for value in middle[3:])]
 
 
 if __name__ == "__main__":

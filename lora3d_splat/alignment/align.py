@@ -150,7 +150,13 @@ def _solve_subset(
     trust = _trust(start.edges, pairs)
     free_unit = int(priors.posed.sum()) < 2
     layout = Layout(
-        len(names), len(pairs), modes, priors.fixed_pose, free_unit, own_pairs=config.residual == "pointmap"
+        len(names),
+        len(pairs),
+        modes,
+        priors.fixed_pose,
+        free_unit,
+        lead=observations.view[observations.reference_blocks()],
+        own=0 if config.residual == "reprojection" else 7,
     )
     problem = Problem(observations, layout, priors, trust, config)
     state, mu = solve(problem, variables, depth, listen)
@@ -158,8 +164,8 @@ def _solve_subset(
     if reasons_here:
         _leave_out(subset, reasons_here, reasons)
         return None
-    variables = state.variables if layout.own_pairs else _pairs_registered(observations, state)
-    if not layout.own_pairs:
+    variables = state.variables if layout.own else _pairs_registered(observations, state)
+    if not layout.own:
         mu = mu * float(state.depth.median())
     if free_unit and not bool(priors.posed.any()):
         factor = config.pair_scale / (trust @ variables.log_scale / trust.sum()).exp()

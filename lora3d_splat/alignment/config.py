@@ -20,6 +20,9 @@ class AlignmentConfig:
     the network's own confidence (plain)."""
     residual: Literal["pointmap", "reprojection"] = "pointmap"
     """pointmap: distance of aligned and predicted points; reprojection: their distance in the reference picture."""
+    depth_weight: float = 0.25
+    """How much a residual along the pixel's ray counts against one across it, since networks err more in depth than in
+    direction; 1 is LoRA3D's norm, and what the plain alignment always uses."""
     focal: str = "shared"
     """shared (one camera), per-camera (told apart by EXIF and size), per-view, exif (fixed to EXIF), or a fixed VALUE
     in photograph pixels."""
@@ -58,7 +61,7 @@ class AlignmentConfig:
         for name in ("steps", "settle_steps", "samples_per_view"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}", "a whole number of at least 1", "raise it")
-        for name in ("mu_relative", "pair_scale", "disagreement_limit", "residual_limit"):
+        for name in ("mu_relative", "depth_weight", "pair_scale", "disagreement_limit", "residual_limit"):
             _positive_number(name, getattr(self, name), "a positive number")
 
     @property

@@ -16,6 +16,8 @@ from .variables import Variables
 
 PLAIN_ROUNDS, ROBUST_ROUNDS = 5, 6
 """Re-weightings per pixel: first under the unsquared norm alone, which starts the robust ones safely."""
+HOPELESS = 1e12
+"""Stands for the residual of a pair that has run away."""
 CHUNK = 1 << 14
 """Pixels fitted at once: few enough to stay in the processor's cache."""
 
@@ -61,6 +63,7 @@ def dense_view(
         part = slice(start, start + CHUNK)
         reach, vote = _gather(blocks, predictions, voting, variables, index, part, None if mask is None else mask[part])
         depth[part], residual = _fit_depth(reach, rays[part], vote, mu, kernel)
+        residual = residual.nan_to_num(HOPELESS, HOPELESS).clamp_max(HOPELESS)
         weights[:, part] = calibrated_weights(kernel, residual, vote, mu)
         votes, cost = votes + float(vote.double().sum()), cost + float((vote * residual).double().sum())
     if mask is not None:

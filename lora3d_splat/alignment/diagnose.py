@@ -12,7 +12,7 @@ from ..records import View
 from .config import AlignmentConfig
 from .initialise import AGREEING, Edge
 from .observations import Observations
-from .robust import masked_median, masked_quantile
+from .robust import masked_quantile
 from .solve import Problem, State
 
 Tree = Sequence[tuple[Edge, int, int]]
@@ -71,13 +71,12 @@ def _unusable_views(
 def misfit_views(names: Sequence[str], problem: Problem, state: State) -> dict[int, str]:
     """Views whose predictions stay far from the aligned scene; the better pixels judge, so outliers never suffice."""
     observations, limit = problem.observations, problem.config.residual_limit
-    residual = state.residual()
+    residual = state.residual(problem.yardstick(state.depth))
+    typical = problem.model.typical_size(observations, state.depth)
     reasons: dict[int, str] = {}
     for index in range(len(names)):
         mine = observations.view == index
         votes = observations.confidence[mine].flatten()
-        own = masked_median(state.depth[index], votes.view(-1, len(state.depth[index])).sum(0))
-        typical = own if problem.layout.own_pairs else torch.ones_like(own)
         relative = float(masked_quantile(residual[mine].flatten(), votes, AGREEING) / typical)
         if not relative <= limit:
             reasons[index] = (

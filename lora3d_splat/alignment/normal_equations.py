@@ -18,9 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-VIEW_PARTS = 7
-"""Parameters on the view's side of a block: translation, rotation, log focal. The others are the pair's."""
-
 
 @dataclass(frozen=True)
 class Blocks:
@@ -45,8 +42,10 @@ class System:
     blocks: Blocks
     size: int
     """number of free parameters"""
-    islands: Tensor
-    """(P, 7) places of each pair's own parameters; (0, 7) where pairs have none"""
+    land: int
+    """number of those that belong to views and focals, which come first"""
+    own: int
+    """number of each pair's own ones, the last of a block's local parameters: 7 or none"""
     gradient: Tensor
     """(size,) of the priors alone"""
     extra: Tensor
@@ -68,7 +67,7 @@ def gauss_newton_step(system: System, damping: float, tolerance: float, rounds: 
     diagonal = system.gather(near.diagonal(dim1=1, dim2=2))
     extra = system.extra + damping * diagonal.clamp_min(1e-9 * diagonal.max())
     stiff = 10.0 * diagonal.max()
-    precondition = _preconditioner(system, near, extra, stiff)
+    precondition = _preconditioner(system, near, extra)
 
     def apply(step: Tensor) -> Tensor:
         return _times(system, step) + extra * step + stiff * system.pin * (system.pin @ step)
@@ -86,36 +85,32 @@ def _times(system: System, step: Tensor) -> Tensor:
     return system.gather(back - (pooled[blocks.view][:, None] @ blocks.rows)[:, 0])
 
 
-def _preconditioner(system: System, near: Tensor, extra: Tensor, stiff: Tensor) -> Callable[[Tensor], Tensor]:
+def _preconditioner(system: System, near: Tensor, extra: Tensor) -> Callable[[Tensor], Tensor]:
     """Solve the uncoupled system: pairs eliminated as islands, a small dense system of the views left."""
-    index, size, pairs = system.blocks.index, system.size, len(system.islands)
-    rest = size - 7 * pairs
-    dense = near.new_zeros(rest + 1, rest + 1)
-    shore = index.clamp_max(rest) if pairs == 0 else index[:, :VIEW_PARTS].clamp_max(rest)
+    land, own, cut = system.land, system.own, near.shape[1] - system.own
     # Fixed parameters have the last place of the whole system, beyond the pairs: all of it lands in one spare row.
-    width = shore.shape[1]
-    dense.index_put_((shore[:, :, None], shore[:, None, :]), near[:, :width, :width], accumulate=True)
-    dense.diagonal()[:rest] += extra[:rest]
-    dense[:rest, :rest] += stiff * torch.outer(system.pin[:rest], system.pin[:rest])
-    if pairs == 0:
-        factor = _factor(dense[:rest, :rest])
+    shore = system.blocks.index[:, :cut].clamp_max(land)
+    dense = near.new_zeros(land + 1, land + 1)
+    dense.index_put_((shore[:, :, None], shore[:, None, :]), near[:, :cut, :cut], accumulate=True)
+    dense.diagonal()[:land] += extra[:land]
+    if own == 0:
+        factor = _factor(dense[:land, :land])
         return lambda right: torch.cholesky_solve(right[:, None], factor)[:, 0]
-    links = near[:, :VIEW_PARTS, VIEW_PARTS:].unflatten(0, (pairs, 2)).flatten(1, 2)
-    shores = shore.unflatten(0, (pairs, 2)).flatten(1, 2)
-    own = near[:, VIEW_PARTS:, VIEW_PARTS:].unflatten(0, (pairs, 2)).sum(1)
-    own = own + torch.diag_embed(extra[rest:].view(pairs, 7))
-    inner = _factor(own)
+    links = near[:, :cut, cut:].unflatten(0, (-1, 2)).flatten(1, 2)
+    shores = shore.unflatten(0, (-1, 2)).flatten(1, 2)
+    island = near[:, cut:, cut:].unflatten(0, (-1, 2)).sum(1) + torch.diag_embed(extra[land:].view(-1, own))
+    inner = _factor(island)
     carried = torch.cholesky_solve(links.transpose(1, 2), inner)
     dense.index_put_((shores[:, :, None], shores[:, None, :]), -(links @ carried), accumulate=True)
-    factor = _factor(dense[:rest, :rest])
+    factor = _factor(dense[:land, :land])
 
     def solve(right: Tensor) -> Tensor:
-        sea = torch.cholesky_solve(right[rest:].view(pairs, 7, 1), inner)
-        land = torch.cat([right[:rest], right.new_zeros(1)])
-        land = land.index_add(0, shores.flatten(), -(links @ sea).flatten())[:rest]
-        land = torch.cholesky_solve(land[:, None], factor)[:, 0]
-        reach = torch.cat([land, land.new_zeros(1)])[shores]
-        return torch.cat([land, (sea - carried @ reach[..., None]).flatten()])
+        sea = torch.cholesky_solve(right[land:].view(-1, own, 1), inner)
+        coast = torch.cat([right[:land], right.new_zeros(1)])
+        coast = coast.index_add(0, shores.flatten(), -(links @ sea).flatten())[:land]
+        coast = torch.cholesky_solve(coast[:, None], factor)[:, 0]
+        reach = torch.cat([coast, coast.new_zeros(1)])[shores]
+        return torch.cat([coast, (sea - carried @ reach[..., None]).flatten()])
 
     return solve
 

@@ -80,15 +80,18 @@ def typical_size(observations: Observations, depth: Tensor) -> Tensor:
     return torch.ones((), dtype=depth.dtype, device=depth.device)
 
 
-def errors(geometry: Projection, observations: Observations, depth: Tensor) -> Tensor:
-    """(B, S, 2) residual vectors e."""
-    return _error_and_derivative(geometry, observations, depth)[0]
+def squared_errors(geometry: Projection, observations: Observations, depth: Tensor, depth_weight: float) -> Tensor:
+    """(B, S) squared norms of e."""
+    return _error_and_derivative(geometry, observations, depth)[0].square().sum(-1)
 
 
 def linearised(
-    geometry: Projection, observations: Observations, depth: Tensor, weights: Tensor, index: Tensor
+    geometry: Projection, observations: Observations, depth: Tensor, weights: Tensor, index: Tensor, depth_weight: float
 ) -> Blocks:
-    """Normal equations of sum weights |e|^2 by block; the last seven parameters are the reference camera's."""
+    """Normal equations of sum weights |e|^2 by block; the last seven parameters are the reference camera's.
+
+    Nothing is measured along the rays, so `depth_weight` has no say.
+    """
     view = observations.view
     error, derivative = _error_and_derivative(geometry, observations, depth)
     axes = derivative @ geometry.axes[:, None]

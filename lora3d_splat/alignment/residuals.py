@@ -66,6 +66,13 @@ def typical_size(observations: Observations, depth: Tensor) -> Tensor:
     return weighted_median(depth, seen)
 
 
+def squared_errors(geometry: Geometry, observations: Observations, depth: Tensor, depth_weight: float) -> Tensor:
+    """(B, S) squared norms of e, its part along the pixel's ray counted by `depth_weight`."""
+    error, ray = errors(geometry, observations, depth), geometry.rays[observations.view]
+    along = (error * ray).sum(-1).square() / (ray * ray).sum(-1)
+    return error.square().sum(-1) - (1 - depth_weight**2) * along
+
+
 def errors(geometry: Geometry, observations: Observations, depth: Tensor) -> Tensor:
     """(B, S, 3) residual vectors e in the world frame."""
     view = observations.view
@@ -79,7 +86,9 @@ def features(geometry: Geometry, observations: Observations, depth: Tensor) -> T
     return torch.cat([one, view_arms[observations.view], geometry.pair_arms], dim=-1)
 
 
-def linearised(geometry: Geometry, observations: Observations, depth: Tensor, weights: Tensor, index: Tensor) -> Blocks:
+def linearised(
+    geometry: Geometry, observations: Observations, depth: Tensor, weights: Tensor, index: Tensor, depth_weight: float
+) -> Blocks:
     """Normal equations of sum weights |e|^2 by block; `index` (B, 14) says where their parameters lie.
 
     A depth moves its point along the ray r. Against r, the derivative of e is r for the view's translation, nothing for
@@ -96,8 +105,13 @@ def linearised(geometry: Geometry, observations: Observations, depth: Tensor, we
         [ray, torch.zeros_like(ray), focal, -ray, torch.linalg.cross(ray, arms), -(ray * arms).sum(-1, keepdim=True)],
         dim=-1,
     )
-    stiffness = weights.new_zeros(depth.shape).index_add(0, view, weights) * (geometry.rays**2).sum(-1)
-    rows = derivative * (weights / stiffness.clamp_min(1e-30).sqrt()[view])[..., None]
+    length = (geometry.rays**2).sum(-1)
+    excess = derivative * ((1 - depth_weight**2) * weights / length[view])[..., None]
+    along = (errors(geometry, observations, depth) * ray).sum(-1)
+    hessian = hessian - excess.transpose(1, 2) @ derivative
+    gradient = gradient - (excess * along[..., None]).sum(1)
+    stiffness = weights.new_zeros(depth.shape).index_add(0, view, weights) * length
+    rows = derivative * (depth_weight * weights / stiffness.clamp_min(1e-30).sqrt()[view])[..., None]
     return Blocks(hessian, gradient, rows, view, index)
 
 

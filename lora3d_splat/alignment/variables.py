@@ -105,8 +105,10 @@ class Layout:
     """(V,) bool"""
     free_unit: bool
     """whether nothing known sets the unit, so that the pair scales must be pinned"""
-    own_pairs: bool = True
-    """whether pairs have a pose and scale of their own, or take their reference view's (reprojection)"""
+    lead: Tensor
+    """(P,) reference view of each pair"""
+    own: int = 7
+    """parameters that each pair has for itself: pose and scale, or none (its pose is its reference view's)"""
 
     @property
     def land(self) -> int:
@@ -115,7 +117,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        return self.land + (7 * self.pairs if self.own_pairs else 0)
+        return self.land + self.own * self.pairs
 
     def view_places(self) -> Tensor:
         """(V, 7) translation, rotation, focal"""
@@ -125,24 +127,21 @@ class Layout:
         return torch.cat([pose, focal[:, None]], dim=1)
 
     def pair_places(self) -> Tensor:
-        """(P, 7) translation, rotation, scale; (0, 7) where pairs have nothing of their own"""
-        return torch.arange(self.land, self.size).view(-1, 7)
+        """(P, 7) translation, rotation, scale"""
+        if self.own:
+            return torch.arange(self.land, self.size).view(-1, 7)
+        nothing = torch.full((self.pairs, 1), self.size)
+        return torch.cat([self.view_places()[self.lead, :6], nothing], dim=1)
 
     def block_places(self, observations: Observations) -> Tensor:
         """(B, 14) places of the parameters that each block depends on"""
-        views = self.view_places()
-        if self.own_pairs:
-            return torch.cat([views[observations.view], self.pair_places()[observations.pair]], dim=1)
-        lead = views[observations.view[2 * observations.pair]].clone()
-        lead[:, 6] = self.size
-        return torch.cat([views[observations.view], lead], dim=1)
+        return torch.cat([self.view_places()[observations.view], self.pair_places()[observations.pair]], dim=1)
 
     def split(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A step (size,) as (V, 6), (V,) and (P, 7); what is fixed stays."""
         padded = torch.cat([step, step.new_zeros(1)])
         view = padded[self.view_places()]
-        pair = padded[self.pair_places()] if self.own_pairs else step.new_zeros(self.pairs, 7)
-        return view[:, :6], view[:, 6], pair
+        return view[:, :6], view[:, 6], padded[self.pair_places()]
 
     def on_poses(self, values: Tensor) -> Tensor:
         """(size,) vector with the values (V, 6) at the places of the free poses"""
@@ -150,12 +149,16 @@ class Layout:
         vector[self.view_places()[:, :6]] = values
         return vector[:-1]
 
+    def on_scales(self, values: Tensor) -> Tensor:
+        """(size,) vector with the values (P,) at the places of the pairs' log scales"""
+        vector = values.new_zeros(self.size)
+        if self.own:
+            vector[self.pair_places()[:, 6]] = values
+        return vector
+
     def pin(self, trust: Tensor) -> Tensor:
         """(size,) direction in which the scene's unit would drift: the mean log scale of the trusted pairs (P,)"""
-        vector = trust.new_zeros(self.size)
-        if self.free_unit and self.own_pairs:
-            vector[self.pair_places()[:, 6]] = trust / trust.mean()
-        return vector
+        return self.on_scales(trust / trust.mean() if self.free_unit else torch.zeros_like(trust))
 
 
 def focal_modes(views: Sequence[View], config: AlignmentConfig, priors: CameraPriors) -> FocalModes:
