@@ -197,7 +197,7 @@ class _Run:
             advance(1)
             robust = self._align(ROBUST, predictions)
             advance(1)
-            sparse = self._find_tracks(robust, pairs)
+            sparse = self._find_tracks(robust, predictions)
             tracked = self._settle(robust, predictions, sparse)
             advance(1)
             teacher = tracked if isinstance(tracked, _Pass) else robust
@@ -300,14 +300,14 @@ class _Run:
         watcher().aligned(summary)
         return _Pass(name, scene, confidence, residual, judged, self._cost(name), summary)
 
-    def _find_tracks(self, robust: _Pass, pairs: Sequence[ImagePair]) -> SparseScene | None:
-        """What features say; the network does not matter to it beyond a first guess of the focal length."""
+    def _find_tracks(self, robust: _Pass, predictions: tuple[PairPrediction, ...]) -> SparseScene | None:
+        """What features say; the network suggests the focal length, and how far apart views are that share no point."""
         config, mode = self.config.alignment, self.config.tracks
         views = [(view.digest, view.focal_hint) for view in self.views]
-        key = digest(CODE_VERSION, views, robust.scene.focal, pairs, config, mode)
+        key = digest(CODE_VERSION, views, robust.scene, config, mode)
 
         def find() -> SparseScene | None:
-            return find_tracks(self.views, robust.scene, pairs, config, mode)
+            return find_tracks(self.views, robust.scene, predictions, config, mode)
 
         stored = self.cache.load_or_compute("tracks", key, find, self.config.recompute)
         self.seconds["tracks"] = stored.seconds

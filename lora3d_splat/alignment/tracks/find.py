@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
 
 from ...geometry.cameras import network_to_photograph_focal
-from ...records import AlignedScene, ImagePair, SparseScene, View
+from ...records import AlignedScene, PairPrediction, SparseScene, View
 from ..config import AlignmentConfig
+from .ruler import own_depth
 from .solve import Lenses, diagonals, evidence, match_views, solve_tracks
 
 TrackMode = Literal["auto", "on", "off"]
@@ -23,21 +24,23 @@ CONVINCING_POINTS = 60
 def find_tracks(
     views: Sequence[View],
     scene: AlignedScene,
-    pairs: Iterable[ImagePair],
+    predictions: Sequence[PairPrediction],
     config: AlignmentConfig,
     mode: TrackMode = "auto",
 ) -> SparseScene | None:
-    """Cameras and points by features alone, in a frame of their own; `scene` only suggests the focal length.
+    """Cameras and points by features alone, in a frame of their own; `scene` only suggests the
+    focal length, and pointmaps how far apart views are that share no point.
 
     None where `mode` is off, where two views cannot be placed, and in the mode auto where the map is too small to be
     believed: then the pointmap alignment stands as it is.
     """
     if mode == "off":
         return None
-    graph = {(min(pair.reference, pair.other), max(pair.reference, pair.other)) for pair in pairs}
+    graph = {tuple(sorted((item.pair.reference, item.pair.other))) for item in predictions}
     chosen = combinations(range(len(views)), 2) if len(views) <= ALL_PAIRS_UP_TO else sorted(graph)
     features, matches = match_views(views, tuple(chosen))
-    sparse = solve_tracks(views, evidence(views, features, matches), lenses(views, scene, config))
+    depths = [own_depth(scene, predictions, index) for index in range(len(views))]
+    sparse = solve_tracks(views, evidence(views, features, matches, depths), lenses(views, scene, config))
     return sparse if mode == "on" or sparse is None or _convincing(sparse) else None
 
 

@@ -64,7 +64,13 @@ def _pose(
     nowhere = np.zeros((1, 3))
     rig = Rig(np.eye(3)[None], nowhere, np.zeros(1, int), np.array([focal]), np.array([radial]), np.zeros(1, bool))
     owner = np.zeros(count, int)
-    marks = Marks(np.arange(count), owner, to_image([view], pixels, owner), np.full(count, mark_sigma([view])[0]))
+    marks = Marks(
+        np.arange(count),
+        owner,
+        to_image([view], pixels, owner),
+        np.full(count, mark_sigma([view])[0]),
+        np.full(count, np.nan),
+    )
     pose = resect(rig, points, marks)
     if pose is None:
         return None

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from .bundle import BundleConfig, adjust
-from .problem import Marks, Rig, errors, slopes_of
+from .problem import Marks, Rig, camera_points, errors, slopes_of
 from .triangulate import triangulate
-from .two_view import Couple, RelativePose, relative_pose
+from .two_view import Couple, RelativePose, relative_poses
 
 LEAST_ANGLE = 1.5
 """Degrees between two rays below which a point's depth is not told."""
@@ -23,7 +23,9 @@ ENOUGH_MARKS = 40
 """From here on a small share of outliers no longer matters."""
 LEAST_SHARE = 0.25
 """Share of a view's visible points that must support its pose, where there are fewer than `ENOUGH_MARKS`."""
-STARTS = 3
+BRIDGE_MATCHES = 20
+"""Matches that a view needs to be placed from one other view alone."""
+STARTS = 2
 """Starting pairs that are tried."""
 
 
@@ -50,9 +52,9 @@ def build(rig: Rig, marks: Marks, couples: Sequence[Couple], count: int, fixed: 
     `fixed` (G,) bool keep their focal length.
     """
     lens = rig.focal[rig.group]
-    found = [relative_pose(couple, lens[couple.first], lens[couple.second]) for couple in couples]
-    starts = sorted((pose for pose in found if pose is not None), key=lambda pose: -pose.score)[:STARTS]
-    maps = [_grow(_begin(rig, start, marks, count), marks, count, fixed) for start in starts]
+    found = [pose for couple in couples for pose in relative_poses(couple, lens[couple.first], lens[couple.second])]
+    starts = sorted(found, key=lambda pose: -pose.score)[:STARTS]
+    maps = [_grow(_begin(rig, start, marks, count), marks, couples, count, fixed) for start in starts]
     return max(maps, key=lambda item: item.score(marks), default=None)
 
 
@@ -75,27 +77,72 @@ def _begin(rig: Rig, start: RelativePose, marks: Marks, count: int) -> Map:
     return Map(rig, points, held)
 
 
-def _grow(state: Map, marks: Marks, count: int, fixed: np.ndarray) -> Map:
-    """Place the view that sees most points, as long as one can be placed."""
+def _grow(state: Map, marks: Marks, couples: Sequence[Couple], count: int, fixed: np.ndarray) -> Map:
+    """Place the view that sees most points, as long as one can be placed; then bridge to views that share none."""
     refused: set[int] = set()
-    while (view := _next_view(state, marks, refused)) is not None:
-        pose = _resect(state, marks, view)
-        if pose is None:
+    bridges: set[tuple[int, int]] = set()
+    while True:
+        view = _next_view(state, marks, refused)
+        if view is not None:
+            pose = _resect(state, marks, view)
+            if pose is None:
+                refused.add(view)
+                continue
+        else:
+            bridge = _bridge(state, marks, couples, bridges)
+            if bridge is None:
+                return state
+            view, pose = bridge
+        grown = _settled(replace(state, rig=state.rig.place(view, *pose)), marks, count, fixed)
+        if np.bincount(marks.view[grown.held], minlength=view + 1)[view] < FEWEST_MARKS:
             refused.add(view)
             continue
-        state = replace(state, rig=state.rig.place(view, *pose))
-        refused = set()
-        state = _settled(state, marks, count, fixed)
-    return state
+        state, refused = grown, set()
+
+
+def _bridge(
+    state: Map, marks: Marks, couples: Sequence[Couple], tried: set[tuple[int, int]]
+) -> tuple[int, tuple[np.ndarray, np.ndarray]] | None:
+    """An unplaced view with its pose from one placed view alone, matched best of those not `tried` yet.
+
+    The two share no known point, so the baseline's length comes from the placed view's pointmap, as a ruler that its
+    known points have calibrated.
+    """
+    placed = state.rig.placed
+    open_ones = [c for c in couples if placed[c.first] != placed[c.second] and (c.first, c.second) not in tried]
+    for couple in sorted(open_ones, key=lambda item: -len(item.image_first)):
+        tried.add((couple.first, couple.second))
+        ordered = couple if placed[couple.first] else couple.turned
+        lens = state.rig.focal[state.rig.group]
+        poses = relative_poses(ordered, lens[ordered.first], lens[ordered.second])
+        if not poses or len(poses[0].matches) < BRIDGE_MATCHES:
+            continue
+        factor = _ruler_factor(state, marks, ordered.first)
+        ruled = factor * ordered.depth_first[poses[0].matches] / poses[0].depth
+        if not np.isfinite(ruled).any():
+            continue
+        rotation, translation = state.rig.rotation[ordered.first], state.rig.translation[ordered.first]
+        length = float(np.nanmedian(ruled))
+        turn = poses[0].rotation
+        return ordered.second, (turn @ rotation, turn @ translation + length * poses[0].translation)
+    return None
+
+
+def _ruler_factor(state: Map, marks: Marks, view: int) -> float:
+    """What a view's pointmap depths are to be multiplied by to meet the points of the map."""
+    seen = marks.where(state.held & (marks.view == view))
+    depth = camera_points(state.rig, state.points, seen)[:, 2]
+    ratio = depth / seen.depth
+    return float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else float("nan")
 
 
 def _settled(state: Map, marks: Marks, count: int, fixed: np.ndarray) -> Map:
     free = int(state.rig.placed.sum()) > 2
-    for steps in (6, 8):
+    for steps in (4, 6):
         points, held = _extend(state, marks, count, LOOSE)
         if not held.any():
             return state
-        config = BundleConfig(steps=steps, free_focal=free)
+        config = BundleConfig(steps=steps, tolerance=1e-4, free_focal=free)
         rig, points = adjust(state.rig, points, marks.where(held), config, fixed)
         state = _filtered(Map(rig, points, held), marks, LOOSE)
     return state

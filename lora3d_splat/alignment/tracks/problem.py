@@ -56,10 +56,12 @@ class Marks:
     """(M, 2) image coordinates"""
     sigma: np.ndarray
     """(M,) standard deviation of each coordinate, image units"""
+    depth: np.ndarray
+    """(M,) depth by the view's pointmap, up to a factor per view; NaN where unknown"""
 
     def where(self, mask: np.ndarray) -> Marks:
         """Those of a mask (M,)."""
-        return Marks(self.track[mask], self.view[mask], self.image[mask], self.sigma[mask])
+        return Marks(self.track[mask], self.view[mask], self.image[mask], self.sigma[mask], self.depth[mask])
 
 
 def camera_points(rig: Rig, points: np.ndarray, marks: Marks) -> np.ndarray:

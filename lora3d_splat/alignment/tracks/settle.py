@@ -20,6 +20,7 @@ from ..observations import pair_votes, sample_grid
 from ..register import register_views
 from ..robust import calibrated_weights
 from .bend import bend_depth
+from .ruler import network_pixels, own_depth, sample_depth
 from .sharpen import sharpen
 
 LEAST_POINTS = 5
@@ -54,7 +55,7 @@ def _sharpened(
     views: Sequence[View], scene: AlignedScene, sparse: SparseScene
 ) -> tuple[AlignedScene, Sequence[Tensor]]:
     """Depths searched by photo-consistency; the others are bent once more, to meet those as well."""
-    images = [torch.from_numpy(view.image) for view in views]
+    images = [torch.from_numpy(view.image.copy()) for view in views]
     found, sureness = sharpen(images, scene, scene.registered)
     depths = []
     for index, view in enumerate(views):
@@ -98,19 +99,9 @@ def view_marks(view: View, index: int, sparse: SparseScene) -> ViewMarks:
     """Marks of a placed view whose points lie before it."""
     mine = sparse.mark_view == index
     points = transform_points(invert_rigid(sparse.T_world_camera[index]), sparse.points_world[sparse.mark_point[mine]])
-    affine = view.affine
-    scale = torch.tensor([affine.scale_x, affine.scale_y], dtype=torch.float64)
-    pixels = sparse.mark_pixels[mine] * scale + torch.tensor([affine.offset_x, affine.offset_y], dtype=torch.float64)
+    pixels = network_pixels(view, sparse.mark_pixels[mine])
     front = points[:, 2] > 0
     return ViewMarks(pixels[front], points[front, 2])
-
-
-def sample_depth(depth: Tensor, pixels: Tensor) -> Tensor:
-    """(K,) depth of the pixel that each of (K, 2) network pixels falls into; 0 outside."""
-    column, row = pixels.floor().long().unbind(-1)
-    inside = (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
-    values = depth[row.clamp(0, depth.shape[0] - 1), column.clamp(0, depth.shape[1] - 1)].double()
-    return torch.where(inside, values, torch.zeros_like(values))
 
 
 def as_settled(scene: AlignedScene, sparse: SparseScene) -> SparseScene:
@@ -152,14 +143,8 @@ def _poses(scene: AlignedScene, sparse: SparseScene) -> tuple[Tensor, Tensor]:
 
 
 def _best_depth(scene: AlignedScene, predictions: Sequence[PairPrediction], index: int, marks: ViewMarks) -> Tensor:
-    """The shape of a view's depth that its marks bear out: the aligned one, or the median of what the view alone says.
-
-    Where the alignment was far off, what other views said of this one has spoilt the aligned depth.
-    """
-    led = [item.points_reference[..., 2] for item in predictions if item.pair.reference == index]
-    candidates = [scene.depth[index]]
-    if led:
-        candidates.append(torch.stack([depth / depth.median() for depth in led]).median(dim=0).values.clamp_min(0))
+    """The shape of a view's depth that its marks bear out: the aligned one, or what its own pairs say."""
+    candidates = [scene.depth[index], own_depth(scene, predictions, index)]
     return min(candidates, key=lambda depth: _spread(depth, marks))
 
 

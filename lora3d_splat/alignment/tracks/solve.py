@@ -8,12 +8,14 @@ from itertools import combinations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...matching import FEWEST, LONG_SIDE, Features, PairMatches, Tracks, detect, link, nearest_both_ways, verify
 from ...records import SparseScene, View
 from .bundle import BundleConfig
 from .mapper import Map, build, refined
 from .problem import Marks, Rig
+from .ruler import ruler_depths
 from .two_view import Couple, focal_by_essentials
 
 VERIFY_PIXELS = 1.5
@@ -24,8 +26,10 @@ CLEAR = 0.5
 """Below this, fundamental matrices tell the focal length."""
 SAME_FOCAL = 0.15
 """Starts closer than this in log focal lead to the same map."""
-GROWTH_MARKS = 400
+GROWTH_MARKS = 250
 """Marks per view with which maps are grown; the best one is then refined with all."""
+EXPLAINED = 0.85
+"""A map of all views that explains this share of the marks needs no further start."""
 FEWEST_VIEWS = 2
 
 
@@ -66,13 +70,23 @@ def match_views(
     return features, tuple(found)
 
 
-def evidence(views: Sequence[View], features: Sequence[Features], pairs: Sequence[PairMatches]) -> Evidence:
-    """Tracks and pair geometry in image coordinates (relative to the centre, over the diagonal)."""
+def evidence(
+    views: Sequence[View], features: Sequence[Features], pairs: Sequence[PairMatches], depths: Sequence[Tensor]
+) -> Evidence:
+    """Tracks and pair geometry in image coordinates (relative to the centre, over the diagonal).
+
+    `depths` are the views' own depth maps, each up to a factor.
+    """
     tracks = link(features, pairs)
+    rulers = [ruler_depths(view, depth, item.pixels) for view, depth, item in zip(views, depths, features, strict=True)]
+    of_mark = np.full(len(tracks.track), np.nan)
+    for index, ruler in enumerate(rulers):
+        mine = tracks.view == index
+        of_mark[mine] = ruler[tracks.keypoint[mine]]
     marks = Marks(
-        tracks.track, tracks.view, to_image(views, tracks.pixels, tracks.view), mark_sigma(views)[tracks.view]
+        tracks.track, tracks.view, to_image(views, tracks.pixels, tracks.view), mark_sigma(views)[tracks.view], of_mark
     )
-    return Evidence(tracks, marks, tuple(_couple(views, features, pair) for pair in pairs))
+    return Evidence(tracks, marks, tuple(_couple(views, features, rulers, pair) for pair in pairs))
 
 
 def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> SparseScene | None:
@@ -82,11 +96,13 @@ def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> Spar
     count = found.tracks.count
     some = _thinned(found.marks, count, len(views))
     growth = found.marks.where(some)
-    maps = [
-        state
-        for focal in _focal_starts(found.couples, lenses)
-        if (state := build(_unplaced(lenses, focal, len(views)), growth, found.couples, count, _fixed(lenses)))
-    ]
+    maps: list[Map] = []
+    for focal in _focal_starts(found.couples, lenses):
+        state = build(_unplaced(lenses, focal, len(views)), growth, found.couples, count, _fixed(lenses))
+        if state is not None:
+            maps.append(state)
+            if state.rig.placed.all() and state.score(growth) > EXPLAINED * len(growth.view):
+                break
     if not maps:
         return None
     best = max(maps, key=lambda state: state.score(growth))
@@ -118,7 +134,9 @@ def mark_sigma(views: Sequence[View]) -> np.ndarray:
     return 0.5 * np.array([reduction(view) for view in views]) / diagonals(views)
 
 
-def _couple(views: Sequence[View], features: Sequence[Features], pair: PairMatches) -> Couple:
+def _couple(
+    views: Sequence[View], features: Sequence[Features], rulers: Sequence[np.ndarray], pair: PairMatches
+) -> Couple:
     first, second = pair.first, pair.second
     ends = [
         to_image(views, features[view].pixels[pair.matches[:, side]], np.full(len(pair.matches), view))
@@ -127,7 +145,9 @@ def _couple(views: Sequence[View], features: Sequence[Features], pair: PairMatch
     to_pixels = [_pixels_of_image(views[view]) for view in (first, second)]
     fundamental = to_pixels[1].T @ pair.fundamental @ to_pixels[0]
     sigma = float(mark_sigma(views)[[first, second]].mean())
-    return Couple(first, second, ends[0], ends[1], fundamental / np.linalg.norm(fundamental), sigma)
+    fundamental = fundamental / np.linalg.norm(fundamental)
+    depths = [rulers[view][pair.matches[:, side]] for side, view in enumerate((first, second))]
+    return Couple(first, second, ends[0], ends[1], fundamental, sigma, depths[0], depths[1])
 
 
 def _pixels_of_image(view: View) -> np.ndarray:

@@ -12,6 +12,8 @@ FOCALS = np.geomspace(0.4, 4.0, 93)
 """Candidates over the photograph's diagonal: diagonal fields of view from 103 to 14 degrees."""
 SURE_ANGLE = 8.0
 """Degrees of triangulation beyond which a point counts fully for a starting pair."""
+PLANAR = 0.6
+"""Share of the essential matrix's matches that a homography must explain for a plane to be suspected."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ class Couple:
     """(3, 3) y_second^T F y_first = 0"""
     sigma: float
     """standard deviation of a mark, image units"""
+    depth_first: np.ndarray
+    """(M,) depth in the first view by its pointmap, up to a factor; NaN where unknown"""
+    depth_second: np.ndarray
+    """(M,) the same in the second view"""
+
+    @property
+    def turned(self) -> Couple:
+        """The same pair, second view first."""
+        return Couple(
+            self.second, self.first, self.image_second, self.image_first, self.fundamental.T, self.sigma,
+            self.depth_second, self.depth_first,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,10 @@ class RelativePose:
     translation: np.ndarray
     score: float
     """points weighted by their triangulation angle, up to `SURE_ANGLE`"""
+    matches: np.ndarray
+    """(K,) matches that were triangulated before both cameras"""
+    depth: np.ndarray
+    """(K,) their depth in the first camera, baselines"""
 
 
 def focal_by_essentials(couples: Sequence[Couple]) -> tuple[float, float]:
@@ -65,23 +83,44 @@ def _mismatch(fundamental: np.ndarray) -> np.ndarray:
     return 1 - values[:, 1] / values[:, 0].clip(1e-30)
 
 
-def relative_pose(couple: Couple, focal_first: float, focal_second: float) -> RelativePose | None:
-    """The relative pose under known focal lengths; None where the matches allow none."""
+def relative_poses(couple: Couple, focal_first: float, focal_second: float) -> list[RelativePose]:
+    """Relative poses that explain the matches under known focal lengths, none to three.
+
+    The first is the essential matrix's. Matches that one plane explains allow two poses, which only further views
+    tell apart (Faugeras and Lustman 1988): these follow.
+    """
     one, two = couple.image_first / focal_first, couple.image_second / focal_second
     tolerance = 6 * couple.sigma / (focal_first * focal_second) ** 0.5
     cv2.setRNGSeed(0)
     essential, inliers = cv2.findEssentialMat(one, two, np.eye(3), cv2.USAC_MAGSAC, 0.9999, tolerance)
     if essential is None or essential.shape != (3, 3) or inliers is None or int(inliers.sum()) < 8:
+        return []
+    kept = np.flatnonzero(inliers)
+    _, rotation, translation, _ = cv2.recoverPose(essential, one[kept], two[kept], np.eye(3))
+    found = [_posed(couple, one, two, kept, rotation, translation.ravel())]
+    plane, flat = cv2.findHomography(one, two, cv2.USAC_MAGSAC, 1.5 * tolerance, maxIters=3000, confidence=0.9999)
+    if plane is not None and flat.sum() > PLANAR * len(kept):
+        _, rotations, translations, _ = cv2.decomposeHomographyMat(plane, np.eye(3))
+        flat_ones = np.flatnonzero(flat)
+        for turn, shift in zip(rotations, translations, strict=True):
+            length = float(np.linalg.norm(shift))
+            if length > 1e-6:
+                found.append(_posed(couple, one, two, flat_ones, turn, shift.ravel() / length))
+    return [pose for pose in found if pose is not None]
+
+
+def _posed(
+    couple: Couple, one: np.ndarray, two: np.ndarray, kept: np.ndarray, rotation: np.ndarray, translation: np.ndarray
+) -> RelativePose | None:
+    """The pose with the points that lie before both cameras; None where those are few."""
+    projection = np.c_[rotation, translation]
+    points = cv2.triangulatePoints(np.eye(3, 4), projection, one[kept].T, two[kept].T)
+    points = (points[:3] / np.where(np.abs(points[3]) < 1e-12, 1e-12, points[3])).T
+    front = (points[:, 2] > 0) & ((points @ rotation.T + translation)[:, 2] > 0) & (points[:, 2] < 1e3)
+    if front.sum() < max(8, len(kept) / 2):
         return None
-    kept = inliers.ravel().astype(bool)
-    _, rotation, translation, good, points = cv2.recoverPose(
-        essential, one[kept], two[kept], np.eye(3), distanceThresh=1e3
-    )
-    front = good.ravel() > 0
-    points = (points[:3] / np.where(np.abs(points[3]) < 1e-12, 1e-12, points[3])).T[front]
-    if len(points) < 8:
-        return None
-    baseline = -rotation.T @ translation.ravel()
-    ray = points - baseline
+    points = points[front]
+    ray = points + rotation.T @ translation
     angle = np.degrees(np.arctan2(np.linalg.norm(np.cross(points, ray), axis=1), (points * ray).sum(1)))
-    return RelativePose(couple, rotation, translation.ravel(), float(np.minimum(angle / SURE_ANGLE, 1.0).sum()))
+    score = float(np.minimum(angle / SURE_ANGLE, 1.0).sum())
+    return RelativePose(couple, rotation, translation, score, kept[front], points[:, 2])
