@@ -32,6 +32,7 @@ from lora3d_splat.lora.finetune import FinetuneConfig, finetune
 from lora3d_splat.memory import peak_memory_bytes
 from lora3d_splat.networks import image_shape, load_network, network_digest, network_files
 from lora3d_splat.networks.base import PointmapNetwork
+from lora3d_splat.networks.weights import tell_licence
 from lora3d_splat.offline import offline
 from lora3d_splat.pair_cache import cached_predictions
 from lora3d_splat.pairs import PairConfig, select_pairs
@@ -124,6 +125,7 @@ def calibrate(
     calibration = None if config.recompute else _finished(home)
     if calibration is None:
         calibration = save_calibration(_Run(config, cache).calibrate(paths), home)
+    tell_licence(calibration.network, calibration.licence)
     return calibration if folder is None else save_calibration(calibration, folder)
 
 
