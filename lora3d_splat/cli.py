@@ -107,6 +107,52 @@ class Calibrate:
 
 
 @dataclass(frozen=True)
+class Align:
+    """Pair predictions of any network to cameras, depths and calibrated confidences."""
+
+    pairs: tyro.conf.Positional[Path]
+    """An .npz with edges (E, 2), pts_i, pts_j (E, H, W, 3) in the frame of camera i, conf_i, conf_j (E, H, W), raw;
+    optional size_wh, masks, focals, cam2world (NaN where unknown)."""
+    output: Path
+    """The .npz to write: cam2world, focals, pts3d, depth, calibrated_i, calibrated_j, registered, reasons."""
+    robust: Literal["geman-mcclure", "huber", "none"] = "geman-mcclure"
+    """Kernel: geman-mcclure calibrates the confidence (LoRA3D), none is the plain alignment."""
+    residual: Literal["pointmap", "reprojection"] = "pointmap"
+    """Distances between points, or between their projections in the reference view."""
+    focal: str = "shared"
+    """shared, per-view, or a value in pixels; focals in the file come first."""
+    confidence_floor: float = 0.5
+    """Log-confidence below which a pixel never votes."""
+    steps: int | None = None
+    """At most so many solver steps."""
+
+    def run(self) -> int:
+        from lora3d_splat.alignment import AlignmentConfig, align
+        from lora3d_splat.alignment.pairs_file import read_pairs, write_aligned
+        from lora3d_splat.console import stage
+        from lora3d_splat.files import ensure_writable_folder
+
+        config = AlignmentConfig(self.robust, self.residual, focal=self.focal, **_given(steps=self.steps))
+        ensure_writable_folder(self.output.absolute().parent, "output folder")
+        source = read_pairs(self.pairs)
+        with stage("alignment", config.steps) as advance:
+            found = align(
+                source.predictions,
+                config,
+                views=source.views,
+                priors=source.priors,
+                confidence_floor=self.confidence_floor,
+                advance=advance,
+            )
+        write_aligned(self.output, source, found)
+        for view, reason in zip(source.views, found.scene.reasons, strict=True):
+            if reason:
+                warn(f"left out {view.file}: {reason}")
+        note(f"{sum(found.scene.registered)} of {len(source.views)} views in {self.output}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a finished run or calibration in another program's format, in the frame and scale it was found in."""
 
@@ -212,6 +258,7 @@ class Pretrain:
 
 COMMANDS = {
     "calibrate": Calibrate,
+    "align": Align,
     "demo": Demo,
     "export": Export,
     "report": Report,
