@@ -75,7 +75,7 @@ def panel(browser: Any, arguments: Arguments) -> None:
 def preview(browser: Any, arguments: Arguments) -> None:
     photographs = Path(__file__).parents[1] / "examples" / "tabletop" / "images"
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--output", f"{folder}/out", "--cache", f"{folder}/cache", "--epochs", "1", "--no-lora"]
+        options = ["--output", f"{folder}/out", "--cache", f"{folder}/cache", "--long-side", "112", "--no-lora"]
         command = [str(Path(sys.executable).parent / "ns-lora3d"), "calibrate", str(photographs), *options]
         with program([*command, "--preview", "--preview-port", str(PORT)]):
             page = visit(browser)

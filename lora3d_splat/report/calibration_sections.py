@@ -135,9 +135,9 @@ def residuals(calibration: Calibration) -> str:
         spanning("share of the pixels", [heights for *_, heights in series], from_zero=True, percent=True),
     )
     return (
-        "<h2>Residuals and reliability</h2><p>Histogram: the farther to the left, the better the predictions agree with "
-        "the scene. Curves: errors of predictions over rising confidence, in ten equal groups; where a confidence can "
-        "be relied upon, the line falls from left to right, and the calibrated one should fall more steeply.</p>"
+        "<h2>Residuals and reliability</h2><p>Histogram: the farther to the left, the better the predictions agree "
+        "with the scene. Curves: errors of predictions over rising confidence, in ten equal groups; where a confidence "
+        "can be relied upon, the line falls from left to right, and the calibrated one should fall more steeply.</p>"
         f'<div class="columns">{histogram}{_reliability_chart(calibration)}</div>'
     )
 
