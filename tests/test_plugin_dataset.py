@@ -11,7 +11,7 @@ from PIL import Image
 
 pytest.importorskip("nerfstudio")
 
-from plugin_scene import FOCAL, HEIGHT, WIDTH, camera_pose, fake_self_calibration, write_photographs
+from plugin_scene import FOCAL, HEIGHT, WIDTH, camera_pose, fake_self_calibration, true_calibration, write_photographs
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.geometry.transforms import opencv_to_opengl
@@ -146,8 +146,11 @@ def test_seed_points_project_onto_their_photographs(tmp_path, monkeypatch):
     assert world.abs().amin(dim=1).max() < 1e-4
     expected = (0.5 + 0.25 * torch.sin(6.0 * world) + 0.2 * torch.cos(9.0 * world.roll(1, dims=-1))).clamp(0, 1)
     assert (rgb.float() / 255 - expected).abs().max() < 0.01
-    assert set(outputs.metadata) == {"points3D_xyz", "points3D_rgb", "points3D_conf", "points3D_scale"}
-    assert all(len(value) == len(points) for value in outputs.metadata.values())
+    of_points = {"points3D_xyz", "points3D_rgb", "points3D_conf", "points3D_scale"}
+    of_views = {"train_camera_to_worlds", "depth_priors"}
+    assert set(outputs.metadata) == of_points | of_views
+    assert all(len(outputs.metadata[name]) == len(points) for name in of_points)
+    assert all(len(outputs.metadata[name]) == len(outputs.image_filenames) for name in of_views)
 
 
 def test_recalibration_only_while_training(tmp_path, monkeypatch):
@@ -174,3 +177,34 @@ def test_without_heldout_views_the_training_views_stand_in(tmp_path, monkeypatch
     parser = parser_of(tmp_path)
     assert len(parser.get_dataparser_outputs("test").image_filenames) == 2
     assert "none can be spared" in parser.scene.no_heldout
+
+
+def test_given_cameras_replace_the_calibrated_ones(tmp_path, monkeypatch):
+    """All photographs are calibrated together; cameras come from the file, seeds from the training views alone."""
+    from dataclasses import replace
+
+    from lora3d_splat.export.cameras import photograph_cameras
+    from lora3d_splat.export.scene_json import write_scene_json
+
+    photos = write_photographs(tmp_path / "photos", 9)
+    calls = fake_self_calibration(monkeypatch, tmp_path / "calibration")
+    known = true_calibration(sorted(photos.glob("*.png")), tmp_path / "known")
+    cameras = [
+        replace(camera, T_world_camera=camera.T_world_camera.copy(), fx=FOCAL * 1.1)
+        for camera in photograph_cameras(known.views, known.scene)
+    ]
+    cameras[3].T_world_camera[:3, 3] += 0.1
+    write_scene_json(tmp_path / "cameras.json", "true", "none", cameras)
+    parser = parser_of(tmp_path, cameras=tmp_path / "cameras.json")
+    train, held = parser.get_dataparser_outputs("train"), parser.get_dataparser_outputs("val")
+    assert [len(call) for call in calls] == [9]
+    assert [path.name for path in held.image_filenames] == ["000.png", "008.png"]
+    assert torch.allclose(train.cameras.fx, torch.full((7, 1), 1.1 * FOCAL), atol=1e-3)
+    back = train.transform_poses_to_original_space(train.cameras.camera_to_worlds, "opengl")
+    moved = camera_pose(3)
+    moved[:3, 3] += 0.1
+    assert torch.allclose(back[2], opencv_to_opengl(moved)[:3].float(), atol=1e-5)
+    assert list(parser.scene.calibration.scene.registered) == [False, *[True] * 7, False]
+    write_scene_json(tmp_path / "others.json", "true", "none", [replace(cameras[0], file="else.png")])
+    with pytest.raises(InputError, match="other photographs"):
+        _ = parser_of(tmp_path, cameras=tmp_path / "others.json").scene
