@@ -60,7 +60,8 @@ def perfect(batch: PairBatch, scale: float = 1.0) -> CompactOutput:
     logits.scatter_add_(2, batch.match_index, 50 * batch.match_weight)
     depth = batch.cell_depth.clamp(min=1e-6).log() + 0.7
     other = batch.partner(batch.points_partner)
-    return CompactOutput(scale * batch.points_own, confidence, scale * other, confidence, logits, depth)
+    points = scale * batch.points_own
+    return CompactOutput(points, confidence, scale * other, confidence, logits, depth, torch.ones(len(points)))
 
 
 def test_point_loss_ignores_the_unit_of_length(batch: PairBatch) -> None:
