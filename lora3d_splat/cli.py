@@ -15,6 +15,7 @@ from lora3d_splat.errors import Lora3DError
 from lora3d_splat.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from lora3d_splat.known_cameras import KnownCamerasConfig
     from lora3d_splat.self_calibration import CalibrationConfig
 
 Format = Literal["ply", "splat", "spz", "colmap", "transforms", "glb", "mp4", "cameras"]
@@ -36,7 +37,25 @@ class Calibrate:
     """compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512, the path of a checkpoint, owner/model on the hub,
     file.py:Class, or auto."""
     focal: str = "shared"
-    """shared (one unknown focal length), per-view, exif, or a value in pixels of the original photograph."""
+    """shared (one unknown focal length), per-camera, per-view, exif, or a value in pixels of the original photograph."""
+    robust: Literal["geman-mcclure", "huber", "none"] = "geman-mcclure"
+    """Kernel of the alignment: geman-mcclure calibrates the confidence (LoRA3D), none is the plain alignment."""
+    residual: Literal["pointmap", "reprojection"] = "pointmap"
+    """What the alignment measures: distances of points, or of their projections in the reference photograph."""
+    cameras: Path | None = None
+    """Known cameras: transforms.json, scene.json, or the folder of a COLMAP model; need not name every photograph."""
+    known: Literal["intrinsics", "poses", "both"] = "both"
+    """What to take from those cameras."""
+    principal_point: bool = False
+    """Take the principal point from those cameras too, instead of the middle of the photograph."""
+    pose_sigma: tuple[float, float] | None = None
+    """POSITION DEGREES: how far known poses may be off (their unit); they are held fixed where not given."""
+    distance: tuple[str, str, float] | None = None
+    """FILE FILE LENGTH: the cameras of two photographs are that far apart, which sets the unit."""
+    positions: Path | None = None
+    """Text file with lines FILE X Y Z: move and scale the scene onto these camera positions."""
+    masks: bool = True
+    """Honour masks: white counts, in a folder masks/ in or beside that of the photographs, or their alpha channel."""
     long_side: int | None = None
     """Long side of the images given to the network, in pixels; the network's own where not given."""
     lora: bool = True
@@ -98,12 +117,23 @@ class Calibrate:
         base = CalibrationConfig(
             self.network, self.long_side, self.lora, device=self.device, offline=self.offline, cache=self.cache
         )
-        alignment = replace(base.alignment, focal=self.focal, **_given(steps=self.steps))
+        alignment = replace(
+            base.alignment, focal=self.focal, robust=self.robust, residual=self.residual, **_given(steps=self.steps)
+        )
         finetune = replace(base.finetune, **_given(epochs=self.epochs, rank=self.rank))
         pairs = replace(base.pairs, graph=self.graph)
         prediction = replace(base.prediction, precision=self.precision, compile=self.compile)
         changed = {"alignment": alignment, "finetune": finetune, "pairs": pairs, "prediction": prediction}
+        changed |= {"known": self._known(), "masks": self.masks}
         return replace(base, **changed, tracks=self.tracks, sharpen_depth=self.sharpen_depth)
+
+    def _known(self) -> KnownCamerasConfig:
+        from lora3d_splat.known_cameras import KnownCamerasConfig
+
+        position, degrees = self.pose_sigma or (None, 1.0)
+        return KnownCamerasConfig(
+            self.cameras, self.known, self.principal_point, position, degrees, self.distance, self.positions
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from lora3d_splat.errors import CheckpointError, InputError, Lora3DError
 from lora3d_splat.files import default_cache_folder, ensure_writable_folder
 from lora3d_splat.geometry.cameras import network_to_photograph_focal
 from lora3d_splat.images.load import list_images, load_views
+from lora3d_splat.images.masks import find_mask
+from lora3d_splat.known_cameras import KnownCamerasConfig, anchored, camera_priors
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
 from lora3d_splat.lora.finetune import FinetuneConfig, finetune
 from lora3d_splat.memory import peak_memory_bytes
@@ -81,6 +83,10 @@ class CalibrationConfig:
     """How the network is run."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """How pair predictions become one scene."""
+    known: KnownCamerasConfig = field(default_factory=KnownCamerasConfig)
+    """What is known of the cameras, and what sets the scene's unit."""
+    masks: bool = True
+    """Honour masks (folder masks/, or alpha): pixels that do not count take no part in anything."""
     tracks: TrackMode = "auto"
     """Cameras from feature tracks: auto (where they convince), on (wherever two views match), or off."""
     sharpen_depth: Literal["auto", "on", "off"] = "auto"
@@ -247,13 +253,13 @@ class _Run:
     def _open(self, paths: Sequence[Path], root: Path | None, minimum: int) -> None:
         """Load the network and the photographs at its size."""
         if not network_files(self.config.network):  # gigabytes are to be downloaded: look at the photographs first
-            load_views(paths, 64, 16, root, minimum)
+            load_views(paths, 64, 16, root, minimum, masked=self.config.masks)
         with offline(self.config.offline):
             self.network = load_network(self.config.network, self.config.device)
         self.network_key = network_digest(self.network)
         long_side = self.config.long_side or self.network.long_side
         shape = image_shape(self.network)
-        loaded = load_views(paths, long_side, self.network.patch_size, root, minimum, shape)
+        loaded = load_views(paths, long_side, self.network.patch_size, root, minimum, shape, self.config.masks)
         self.views, self.left_out = loaded.views, loaded.left_out
         for file, reason in self.left_out:
             warn(f"left out {file}: {reason}")
@@ -282,7 +288,7 @@ class _Run:
         config = self.config.alignment if robust else replace(self.config.alignment, robust="none")
         floor = self.network.confidence_floor
         key = digest(
-            CODE_VERSION, self.network_key, self._pass().precision, config, floor, self.unseen,
+            CODE_VERSION, self.network_key, self._pass().precision, config, floor, self.unseen, self._known_key(),
             [item.pair for item in predictions], [_view_identity(view) for view in self.views],
         )  # fmt: skip
 
@@ -304,7 +310,8 @@ class _Run:
 
     def _find_tracks(self, robust: _Pass, predictions: tuple[PairPrediction, ...]) -> SparseScene | None:
         """What features say; the network suggests the focal length, and how far apart views are that share no point."""
-        config, mode = self.config.alignment, self.config.tracks
+        # Tracks would move cameras that are known.
+        config, mode = self.config.alignment, "off" if self.config.known.file is not None else self.config.tracks
         views = [(view.digest, view.focal_hint) for view in self.views]
         key = digest(CODE_VERSION, views, robust.scene, config, mode)
 
@@ -320,15 +327,17 @@ class _Run:
     ) -> _Pass | _Skipped:
         """The dense scene of `base` on the cameras that tracks found."""
         if sparse is None:
-            off = "switched off by the settings" if self.config.tracks == "off" else "too few features match"
+            asked = self.config.tracks != "off" and self.config.known.file is None
+            off = "too few features match" if asked else "switched off by the settings"
             return _Skipped(TRACKED, f"{off}: the scene is the pointmap alignment's")
         config, floor = self.config.alignment, self.network.confidence_floor
         wanted = self.config.sharpen_depth
         sharp = wanted == "on" or (wanted == "auto" and self.network.name == "compact")
-        key = digest(CODE_VERSION, base.scene, sparse, config, floor, sharp)
+        key = digest(CODE_VERSION, base.scene, sparse, config, floor, sharp, self._known_key())
 
         def compute() -> tuple[AlignedScene, CalibratedConfidence]:
-            return settle(self.views, base.scene, predictions, sparse, config, floor, sharp)
+            scene, confidence = settle(self.views, base.scene, predictions, sparse, config, floor, sharp)
+            return anchored(scene, self.views, self.config.known), confidence
 
         stored = self.cache.load_or_compute("settled", key, compute, self.config.recompute)
         self.seconds["scene on tracks"] = stored.seconds
@@ -346,7 +355,21 @@ class _Run:
         on_step: Callable[[AlignmentStep], None] | None = None,
     ) -> tuple[AlignedScene, CalibratedConfidence]:
         floor = self.network.confidence_floor
-        return align(predictions, config, views=self.views, confidence_floor=floor, advance=advance, on_step=on_step)
+        priors = camera_priors(self.views, self.config.known)
+        scene, confidence = align(
+            predictions,
+            config,
+            views=self.views,
+            priors=priors,
+            confidence_floor=floor,
+            advance=advance,
+            on_step=on_step,
+        )
+        return anchored(scene, self.views, self.config.known), confidence
+
+    def _known_key(self) -> str:
+        known = self.config.known
+        return digest(camera_priors(self.views, known), known.distance, [_content(path) for path in known.files])
 
     def _judge(
         self, predictions: tuple[PairPrediction, ...], config: AlignmentConfig, advance: Advance
@@ -532,7 +555,9 @@ def _request_key(paths: Sequence[Path], config: CalibrationConfig) -> str:
     """What is asked for, told without building the network: photographs, settings, weights."""
     settings = replace(config, device="", cache=None, recompute=False, offline=False)
     photographs = [(path.absolute(), _content(path)) for path in paths]
-    return digest(CODE_VERSION, photographs, settings, [_content(path) for path in network_files(config.network)])
+    masks = [find_mask(path) if config.masks else None for path in paths]
+    beside = [_content(path) for path in (*network_files(config.network), *config.known.files, *filter(None, masks))]
+    return digest(CODE_VERSION, photographs, settings, beside)
 
 
 def _content(path: Path) -> str:
@@ -547,7 +572,8 @@ def _content(path: Path) -> str:
 
 def _view_identity(view: View) -> str:
     """What alignment and fine-tuning know of a view; its name and place do not count."""
-    return digest(view.image, view.affine, view.width, view.height, view.focal_hint)
+    mask = None if view.mask is None else view.mask.astype("uint8")
+    return digest(view.image, view.affine, view.width, view.height, view.focal_hint, view.camera, mask)
 
 
 def _root(views: Sequence[View]) -> Path:

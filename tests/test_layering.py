@@ -26,7 +26,10 @@ ORDER = (
     ("export", "pretraining"),
     ("report",),
     ("preview",),
-    ("self_calibration",),
+    (
+        "known_cameras",
+        "self_calibration",
+    ),
     ("doctor", "outputs", "demo"),
     ("pose_test", "run_export"),
     ("cli",),

@@ -14,12 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lora3d_splat.errors import InputError
 from lora3d_splat.export.cameras import PhotographCamera
 from lora3d_splat.files import atomic_file
 from lora3d_splat.geometry.transforms import invert_rigid, rigid, rotation_to_wxyz, wxyz_to_rotation
 
 PINHOLE = 1
 """COLMAP's number of the camera model with fx, fy, cx, cy."""
+MODELS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4}
+PARAMETERS = {0: 3, 1: 4, 2: 4, 3: 5, 4: 8}
+"""Camera models that are read, by number, with their parameters; distortion is left aside."""
+_CAMERA_HEAD = struct.Struct("<iiQQ")
 _COUNT = struct.Struct("<Q")
 _CAMERA = struct.Struct("<iiQQ4d")
 _IMAGE = struct.Struct("<i4d3di")
@@ -58,6 +63,21 @@ def read_colmap(folder: Path) -> ColmapModel:
     return ColmapModel(cameras, points["xyz"].copy(), points["rgb"].copy())
 
 
+def read_colmap_cameras(folder: Path) -> tuple[PhotographCamera, ...]:
+    """The cameras of a COLMAP model, binary or text, also one that COLMAP itself made; raises InputError."""
+    try:
+        if (folder / "cameras.bin").is_file():
+            intrinsics = _read_cameras((folder / "cameras.bin").read_bytes())
+            return _read_images((folder / "images.bin").read_bytes(), intrinsics)
+        return _read_text(folder)
+    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
+        raise InputError(
+            f"{folder}, which does not read as a COLMAP model ({error})",
+            f"cameras and images, .bin or .txt, of the models {', '.join(MODELS)}",
+            "point to the folder that holds them, usually sparse/0",
+        ) from error
+
+
 def _write(path: Path, count: int, body: bytes) -> None:
     with atomic_file(path) as temporary:
         temporary.write_bytes(_COUNT.pack(count) + body)
@@ -78,13 +98,39 @@ def _image_bytes(identifier: int, camera: PhotographCamera) -> bytes:
 def _read_cameras(content: bytes) -> dict[int, tuple[float, ...]]:
     """(width, height, fx, fy, cx, cy) by camera id."""
     (count,) = _COUNT.unpack_from(content)
-    records = (_CAMERA.unpack_from(content, _COUNT.size + index * _CAMERA.size) for index in range(count))
-    found = {}
-    for identifier, model, *values in records:
-        if model != PINHOLE:
-            raise ValueError(f"camera {identifier} has COLMAP model {model}; only PINHOLE ({PINHOLE}) is read")
-        found[identifier] = tuple(values)
+    offset, found = _COUNT.size, {}
+    for _ in range(count):
+        identifier, model, width, height = _CAMERA_HEAD.unpack_from(content, offset)
+        if model not in PARAMETERS:
+            raise ValueError(f"camera {identifier} has COLMAP model {model}; {', '.join(MODELS)} are read")
+        values = struct.unpack_from(f"<{PARAMETERS[model]}d", content, offset + _CAMERA_HEAD.size)
+        offset += _CAMERA_HEAD.size + 8 * PARAMETERS[model]
+        found[identifier] = (width, height, *_pinhole(model, values))
     return found
+
+
+def _pinhole(model: int, values: Sequence[float]) -> tuple[float, ...]:
+    """fx, fy, cx, cy of a camera's parameters."""
+    return tuple(values[:4]) if model in (MODELS["PINHOLE"], MODELS["OPENCV"]) else (values[0], *values[:3])
+
+
+def _read_text(folder: Path) -> tuple[PhotographCamera, ...]:
+    intrinsics = {}
+    for identifier, name, width, height, *values in _text_lines(folder / "cameras.txt"):
+        numbers = [float(value) for value in values]
+        intrinsics[int(identifier)] = (int(width), int(height), *_pinhole(MODELS[name], numbers))
+    cameras = []
+    for _, *pose, camera_id, name in _text_lines(folder / "images.txt", every=2):
+        quaternion, translation = torch.tensor([float(value) for value in pose], dtype=torch.float64).split([4, 3])
+        T_world_camera = invert_rigid(rigid(wxyz_to_rotation(quaternion), translation)).numpy()
+        cameras.append(PhotographCamera(name, *intrinsics[int(camera_id)], T_world_camera))  # type: ignore[arg-type]
+    return tuple(cameras)
+
+
+def _text_lines(path: Path, every: int = 1) -> list[list[str]]:
+    """Fields of every `every`-th line that is no comment; the lines of points between images may be empty."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return [line.split() if every == 1 else line.split(maxsplit=9) for line in lines[::every] if line.strip()]
 
 
 def _read_images(content: bytes, intrinsics: dict[int, tuple[float, ...]]) -> tuple[PhotographCamera, ...]:

@@ -40,9 +40,9 @@ def write_transforms_json(
 
 
 def read_transforms_json(path: Path) -> tuple[PhotographCamera, ...]:
-    """The cameras of a transforms.json with intrinsics per frame, back in OpenCV axes; `file` is the file_path."""
-    frames = json.loads(path.read_text(encoding="utf-8"))["frames"]
-    return tuple(_camera(frame) for frame in frames)
+    """The cameras of a transforms.json in OpenCV axes, intrinsics per frame or for all; `file` is the file_path."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(_camera({**content, **frame}) for frame in content["frames"])
 
 
 def _frame(camera: PhotographCamera, image: str) -> dict[str, object]:

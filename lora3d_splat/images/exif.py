@@ -27,6 +27,18 @@ def focal_from_exif(photo: Image.Image) -> float | None:
     return _focal_from_sensor(tags, photo.width)
 
 
+def camera_from_exif(photo: Image.Image) -> str:
+    """What tells one camera and lens setting from another: make, model, lens and focal length; empty if unknown."""
+    try:
+        base = photo.getexif()
+        lens = base.get_ifd(ExifTags.IFD.Exif)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError):
+        return ""
+    words = [base.get(ExifTags.Base.Make), base.get(ExifTags.Base.Model), lens.get(ExifTags.Base.LensModel)]
+    focal = _positive(lens.get(ExifTags.Base.FocalLength))
+    return " ".join([str(word).strip() for word in words if word] + ([f"{focal:g} mm"] if focal else []))
+
+
 def _focal_from_sensor(tags: dict[int, object], width: int) -> float | None:
     """Focal length [mm] x pixels per mm of the focal plane, which counts the pixels of the camera's own image."""
     millimetres = _positive(tags.get(ExifTags.Base.FocalLength))

@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lora3d_splat.errors import InputError
-from lora3d_splat.images.exif import focal_from_exif
+from lora3d_splat.images.exif import camera_from_exif, focal_from_exif
+from lora3d_splat.images.masks import OPAQUE, photograph_mask
 from lora3d_splat.images.resize import Shape, prepare
 from lora3d_splat.records import View
 
@@ -62,11 +63,13 @@ def load_views(
     root: Path | None = None,
     minimum: int = 2,
     shape: Shape = "free",
+    masked: bool = True,
 ) -> LoadedViews:
     """Read photographs of any mixture of sizes and orientations at network resolution.
 
     A file that cannot be read and every later copy of a photograph (same bytes, or the same pixels in another file)
-    is left out with a reason. `root` is what the views' names are relative to (default: the folder they share).
+    is left out with a reason. `masked` honours masks and alpha channels.
+    `root` is what the views' names are relative to (default: the folder they share).
     Raises InputError when fewer than `minimum` remain.
     """
     root = root.absolute() if root is not None else _shared_folder(paths)
@@ -76,7 +79,7 @@ def load_views(
     for path in paths:
         file = _relative_name(path, root)
         try:
-            view = load_view(path, file, long_side, patch_size, shape)
+            view = load_view(path, file, long_side, patch_size, shape, masked)
         except InputError as error:
             left_out.append((file, error.found.removeprefix(f"{path.name}: ")))
             continue
@@ -92,25 +95,47 @@ def load_views(
     return LoadedViews(tuple(views), tuple(left_out))
 
 
-def load_view(path: Path, file: str, long_side: int, patch_size: int, shape: Shape = "free") -> View:
+def load_view(
+    path: Path, file: str, long_side: int, patch_size: int, shape: Shape = "free", masked: bool = True
+) -> View:
     """Read one photograph; raises InputError whose `found` says what is wrong with it."""
-    photo, focal_hint = _open(path)
+    opened = _open(path)
+    photo = opened.photo
     image, affine = prepare(photo, long_side, patch_size, shape)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return View(file, path, photo.width, photo.height, image, affine, digest, focal_hint)
+    mask = None
+    if masked and opened.mask is not None:
+        mask = prepare(opened.mask.convert("RGB"), long_side, patch_size, shape)[0][..., 0] >= OPAQUE
+    return View(file, path, photo.width, photo.height, image, affine, digest, opened.focal_hint, opened.camera, mask)
 
 
 def open_upright(path: Path) -> Image.Image:
     """The photograph as 8-bit RGB with its EXIF orientation applied; raises InputError where it cannot be read."""
-    return _open(path)[0]
+    return _open(path).photo
 
 
-def _open(path: Path) -> tuple[Image.Image, float | None]:
+def upright_mask(path: Path) -> Image.Image | None:
+    """The photograph's mask (mode L) in its upright size, white where pixels count; None where all do."""
+    return _open(path).mask
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A photograph as it was read, upright."""
+
+    photo: Image.Image
+    mask: Image.Image | None
+    focal_hint: float | None
+    camera: str
+
+
+def _open(path: Path) -> _Opened:
     try:
         with Image.open(path) as photo:
-            focal_hint = focal_from_exif(photo)
+            focal_hint, camera = focal_from_exif(photo), camera_from_exif(photo)
             photo.load()
-            return _eight_bit(ImageOps.exif_transpose(photo)), focal_hint
+            mask = photograph_mask(path, photo)
+            return _Opened(_eight_bit(ImageOps.exif_transpose(photo)), mask, focal_hint, camera)
     except READ_ERRORS as error:
         raise InputError(
             found=f"{path.name}: {_why_unreadable(path, error)}",
