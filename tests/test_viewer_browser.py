@@ -147,7 +147,9 @@ def test_a_click_on_a_camera_takes_the_visitor_there(visit: Visit) -> None:
     for camera in sorted(reachable, key=lambda each: each["distance"]):
         across, down = camera["place"]
         visit.page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
-        visit.page.wait_for_timeout(700)
+        end = time.monotonic() + 4
+        while time.monotonic() < end and visit.visitor()["position"] == before["position"]:
+            visit.page.wait_for_timeout(150)
         if visit.visitor()["position"] != before["position"]:
             break
     now = visit.visitor()
