@@ -168,7 +168,8 @@ def previewing(
 ) -> Iterator[Preview]:
     """Show what happens inside the block at http://localhost:PORT, or at the next free port.
 
-    `afterwards` tells the visitor what comes next; `host` 0.0.0.0 lets other machines in. Raises MissingPartError where viser is not installed.
+    `afterwards` tells the visitor what comes next; `host` 0.0.0.0 lets other machines in. Raises
+    MissingPartError where viser is not installed.
     """
     if find_spec("viser") is None:
         raise MissingPartError("no viser", "viser 0.2.7 or newer, which nerfstudio brings", "pip install viser")
