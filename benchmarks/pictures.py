@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 PORT = 7411
-COLOURS = 128
+COLOURS = 256
 """Of the stored pictures, which keeps them small."""
 
 
@@ -44,7 +44,7 @@ def main(arguments: Arguments) -> None:
 
 
 def report(browser: Any, arguments: Arguments) -> None:
-    for name, width, height, scheme in (("report", 1280, 1500, "light"), ("report_dark", 400, 1200, "dark")):
+    for name, width, height, scheme in (("report", 1100, 1250, "light"), ("report_dark", 400, 1200, "dark")):
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         page = context.new_page()
         page.goto((arguments.run / "report.html").absolute().as_uri())
@@ -112,7 +112,7 @@ def visit(browser: Any) -> Any:
 def keep(page: Any, path: Path) -> None:
     """Store what is on the page with few colours."""
     whole = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    whole.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    whole.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 if __name__ == "__main__":

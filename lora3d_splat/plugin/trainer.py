@@ -128,7 +128,7 @@ class Lora3DTrainer(Trainer):
         viewer = self.config.viewer
         port = viewer.websocket_port or get_free_port(viewer.websocket_port_default)
         afterwards = "The viewer of the training takes over this page as soon as there are Gaussians."
-        preview = self._preview.enter_context(previewing(port, afterwards))
+        preview = self._preview.enter_context(previewing(port, afterwards, viewer.websocket_host))
         viewer.websocket_port = preview.port
 
 

@@ -37,10 +37,10 @@ PATIENCE = 5.0
 class Preview(Watcher):
     """A page of its own; every method costs the calibration a few milliseconds at most."""
 
-    def __init__(self, port: int, afterwards: str) -> None:
+    def __init__(self, port: int, afterwards: str, host: str) -> None:
         import viser
 
-        self._server = viser.ViserServer(port=port, label="Self-calibration", verbose=False)
+        self._server = viser.ViserServer(host=host, port=port, label="Self-calibration", verbose=False)
         self.port = self._server.get_port()
         self._server.scene.set_up_direction("-y")
         self._server.on_client_connect(_greet)
@@ -162,15 +162,18 @@ class Preview(Watcher):
 
 @contextmanager
 def previewing(
-    port: int = DEFAULT_PORT, afterwards: str = "This page closes when the calibration has ended."
+    port: int = DEFAULT_PORT,
+    afterwards: str = "This page closes when the calibration has ended.",
+    host: str = "127.0.0.1",
 ) -> Iterator[Preview]:
     """Show what happens inside the block at http://localhost:PORT, or at the next free port.
 
-    `afterwards` tells the visitor what comes next. Raises MissingPartError where viser is not installed.
+    `afterwards` tells the visitor what comes next; `host` 0.0.0.0 lets other machines in. Raises
+    MissingPartError where viser is not installed.
     """
     if find_spec("viser") is None:
         raise MissingPartError("no viser", "viser 0.2.7 or newer, which nerfstudio brings", "pip install viser")
-    preview = Preview(port, afterwards)
+    preview = Preview(port, afterwards, host)
     note(f"Watch the self-calibration at http://localhost:{preview.port}")
     try:
         with watching(preview):

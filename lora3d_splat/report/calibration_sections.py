@@ -45,7 +45,7 @@ def three_rows(calibration: Calibration) -> str:
             ("all pairs", [row.residual for row in calibration.rows]),
             ("pairs left out of the fine-tuning", [row.heldout_residual for row in calibration.rows]),
         )
-        names = [row.name.replace(" alignment", "\nalignment", 1) for row in calibration.rows]
+        names = [row.name for row in calibration.rows]
         axis = spanning("share of the depth", [np.array(numbers)], from_zero=True, percent=True)
         chart = bar_chart("Residual of each row (lower is better)", names, series, axis)
     return (
@@ -53,7 +53,8 @@ def three_rows(calibration: Calibration) -> str:
         "<p>The residual says how far the network's pair predictions lie from the common scene, in percent of the "
         f"median depth; however far off, a pixel counts at most {100 * JUDGE_MU:.0f} %. Left-out pairs "
         "took part neither in the fine-tuning nor in the alignment that they are judged "
-        "against; they decide. The row in bold was used.</p>"
+        "against; they decide. The row in bold was used. Cameras from tracks follow the features of the photographs, "
+        "not the network, so their residual may be larger.</p>"
         f'<table class="stack"><thead><tr>{headings}</tr></thead><tbody>{rows}</tbody></table>'
         f'<div class="columns">{chart}{_losses(calibration)}</div>'
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,6 +11,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 420.0, 250.0
+LABEL_LETTERS = 13
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 22.0, 12.0, 44.0
 
 
@@ -81,7 +83,10 @@ def step_chart(title: str, edges: np.ndarray, series: Sequence[tuple[str, str, n
 
 
 def bar_chart(title: str, groups: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]], y: Axis) -> str:
-    """Bars by group, one of each of `series` (name, heights); a missing height leaves a gap. Kinds are b0, b1, ..."""
+    """Bars by group, one of each of `series` (name, heights); a missing height leaves a gap. Kinds are b0, b1, ...
+
+    Long names of groups are broken into lines.
+    """
     across = WIDTH - LEFT - RIGHT
     room = across / max(len(groups), 1)
     wide = min(44.0, 0.7 * room / max(len(series), 1))
@@ -91,7 +96,7 @@ def bar_chart(title: str, groups: Sequence[str], series: Sequence[tuple[str, Seq
         parts += [
             f'<text class="tick" text-anchor="middle" x="{middle:.1f}" y="{HEIGHT - BOTTOM + 16 + 13 * k:.1f}">'
             f"{escape(line)}</text>"
-            for k, line in enumerate(group.split("\n"))
+            for k, line in enumerate(textwrap.wrap(group, LABEL_LETTERS))
         ]
         for s, (name, heights) in enumerate(series):
             value, left = heights[g], middle + (s - len(series) / 2) * wide
@@ -105,7 +110,7 @@ def bar_chart(title: str, groups: Sequence[str], series: Sequence[tuple[str, Seq
             top = HEIGHT - BOTTOM - tall
             parts.append(
                 f'<rect class="b{s}" x="{left + 1:.1f}" y="{top:.1f}" width="{wide - 2:.1f}" height="{tall:.1f}">'
-                f"<title>{escape(f'{group}, {name}: {y.text(value)}'.replace(chr(10), ' '))}</title></rect>"
+                f"<title>{escape(f'{group}, {name}: {y.text(value)}')}</title></rect>"
                 f'<text class="value" text-anchor="middle" x="{left + wide / 2:.1f}" y="{top - 4:.1f}">'
                 f"{y.text(value)}</text>"
             )

@@ -28,7 +28,8 @@ def camera_plan(
     to_plane = np.stack([right, back] if side == "above" else [-back, -up])
     centres, ahead = T_world_camera[:, :3, 3] @ to_plane.T, T_world_camera[:, :3, 2] @ to_plane.T
     ground = points_world @ to_plane.T
-    place = _to_picture(centres, ground)
+    were = np.empty((0, 2)) if before is None else before[np.isfinite(before).all(axis=(1, 2)), :3, 3] @ to_plane.T
+    place = _to_picture(np.concatenate([centres, were]), ground)
     dots = "".join(f'<circle class="p" cx="{x:.1f}" cy="{y:.1f}" r="1"/>' for x, y in place(ground))
     earlier = "" if before is None else _moves(place(before[:, :3, 3] @ to_plane.T), place(centres))
     wedges = "".join(_wedge(*args) for args in zip(place(centres), ahead, names, strict=True))

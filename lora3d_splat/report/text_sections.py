@@ -6,7 +6,7 @@ import json
 from html import escape
 from typing import Any
 
-from lora3d_splat.records import Calibration
+from lora3d_splat.records import Calibration, CalibrationRow
 from lora3d_splat.report.calibration_sections import kept_row
 from lora3d_splat.report.run_results import RunResults
 
@@ -18,9 +18,10 @@ def tiles(calibration: Calibration, content: dict[str, Any]) -> str:
     if scores is not None and scores["mean"]["psnr"] is not None:
         pair = f"{scores['mean']['psnr']:.1f} → {scores['mean_aligned']['psnr']:.1f} dB"
         found.append((pair, f"PSNR of {scores['protocol']['scored']}, raw → pose aligned"))
-    first, kept = (calibration.rows[0] if calibration.rows else None), kept_row(calibration)
-    if first and kept and first.residual is not None and kept.residual is not None:
-        found.append((f"{first.residual:.2%} → {kept.residual:.2%}", f"residual, {first.name} → {kept.name}"))
+    numbers = [row for row in calibration.rows[:3] if row.residual is not None]
+    if len(numbers) > 1:
+        found.append((f"{numbers[0].residual:.2%} → {numbers[-1].residual:.2%}", _names("residual", numbers)))
+    kept = kept_row(calibration)
     if kept is not None and kept.focal is not None:
         found.append((f"{kept.focal:.0f} px", f"focal length at {calibration.views[0].width} px width"))
     found.append((_duration(sum(content["seconds"].values())), "of computing, all stages together"))
@@ -93,6 +94,10 @@ def origin(content: dict[str, Any]) -> str:
         "<h2>Versions, licences, settings</h2><table><thead><tr><th>part</th><th class=text>version</th>"
         f"<th class=text>licence</th></tr></thead><tbody>{weights}{rows}</tbody></table>{shown}"
     )
+
+
+def _names(what: str, rows: list[CalibrationRow]) -> str:
+    return f"{what}, {rows[0].name} → {rows[-1].name}"
 
 
 def _duration(seconds: float) -> str:
