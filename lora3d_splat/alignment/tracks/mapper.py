@@ -15,7 +15,7 @@ from .two_view import Couple, RelativePose, relative_poses
 
 LEAST_ANGLE = 1.5
 """Degrees between two rays below which a point's depth is not told."""
-LOOSE, STRICT = 20.0, 6.0
+LOOSE, STRICT = 20.0, 8.0
 """Reprojection errors, in standard deviations, that a mark may have while the scene grows and when it is done."""
 FEWEST_MARKS = 15
 """Points that must support the pose of a view."""
@@ -25,7 +25,9 @@ LEAST_SHARE = 0.25
 """Share of a view's visible points that must support its pose, where there are fewer than `ENOUGH_MARKS`."""
 BRIDGE_MATCHES = 20
 """Matches that a view needs to be placed from one other view alone."""
-STARTS = 2
+KNOWN_POINTS = 5
+"""Known points among them that tell the baseline's length better than a pointmap."""
+STARTS = 3
 """Starting pairs that are tried."""
 
 
@@ -40,9 +42,19 @@ class Map:
     """(M,) bool: marks that belong to points that hold"""
 
     def score(self, marks: Marks) -> float:
-        """Marks explained, each by how well; compares maps of the same marks."""
+        """Constraints explained, each by how well; compares maps of the same marks.
+
+        A point seen k times is bound by 2 k - 3 numbers: two views only say that it lies on a line, three their scale.
+        """
         kept = marks.where(self.held)
-        return float((1 - (errors(self.rig, self.points, kept) / STRICT) ** 2).clip(0.0).sum())
+        times = np.bincount(kept.track, minlength=len(self.points))[kept.track]
+        share = (1 - (errors(self.rig, self.points, kept) / STRICT) ** 2).clip(0.0)
+        return float((share * (2 * times - 3) / np.maximum(times, 1)).sum())
+
+    @property
+    def explained(self) -> float:
+        """Share of the marks that belong to points that hold."""
+        return float(self.held.mean()) if len(self.held) else 0.0
 
 
 def build(rig: Rig, marks: Marks, couples: Sequence[Couple], count: int, fixed: np.ndarray) -> Map | None:
@@ -52,10 +64,22 @@ def build(rig: Rig, marks: Marks, couples: Sequence[Couple], count: int, fixed: 
     `fixed` (G,) bool keep their focal length.
     """
     lens = rig.focal[rig.group]
-    found = [pose for couple in couples for pose in relative_poses(couple, lens[couple.first], lens[couple.second])]
-    starts = sorted(found, key=lambda pose: -pose.score)[:STARTS]
-    maps = [_grow(_begin(rig, start, marks, count), marks, couples, count, fixed) for start in starts]
+    found = [relative_poses(couple, lens[couple.first], lens[couple.second]) for couple in couples]
+    best = sorted((poses for poses in found if poses), key=lambda poses: -poses[0].score)[:STARTS]
+    starts = [pose for poses in best for pose in poses]
+    maps = [_grow(_begin(rig, start, marks, count), marks, (), count, fixed) for start in starts]
     return max(maps, key=lambda item: item.score(marks), default=None)
+
+
+def complete(
+    state: Map, marks: Marks, couples: Sequence[Couple], count: int, config: BundleConfig, fixed: np.ndarray
+) -> Map:
+    """Refine with all marks, place what these allow, bridge to what is left, and refine again."""
+    state = refined(state, marks, count, config, fixed)
+    if state.rig.placed.all():
+        return state
+    grown = _grow(state, marks, couples, count, fixed)
+    return refined(grown, marks, count, config, fixed) if (grown.rig.placed != state.rig.placed).any() else state
 
 
 def refined(state: Map, marks: Marks, count: int, config: BundleConfig, fixed: np.ndarray, rounds: int = 4) -> Map:
@@ -105,8 +129,8 @@ def _bridge(
 ) -> tuple[int, tuple[np.ndarray, np.ndarray]] | None:
     """An unplaced view with its pose from one placed view alone, matched best of those not `tried` yet.
 
-    The two share no known point, so the baseline's length comes from the placed view's pointmap, as a ruler that its
-    known points have calibrated.
+    The baseline's length comes from the few known points that the two share, or else from the placed view's pointmap,
+    as a ruler that its known points have calibrated.
     """
     placed = state.rig.placed
     open_ones = [c for c in couples if placed[c.first] != placed[c.second] and (c.first, c.second) not in tried]
@@ -117,8 +141,10 @@ def _bridge(
         poses = relative_poses(ordered, lens[ordered.first], lens[ordered.second])
         if not poses or len(poses[0].matches) < BRIDGE_MATCHES:
             continue
-        factor = _ruler_factor(state, marks, ordered.first)
-        ruled = factor * ordered.depth_first[poses[0].matches] / poses[0].depth
+        ruled = _known_depths(state, marks, ordered)[poses[0].matches] / poses[0].depth
+        if np.isfinite(ruled).sum() < KNOWN_POINTS:
+            factor = _ruler_factor(state, marks, ordered.first)
+            ruled = factor * ordered.depth_first[poses[0].matches] / poses[0].depth
         if not np.isfinite(ruled).any():
             continue
         rotation, translation = state.rig.rotation[ordered.first], state.rig.translation[ordered.first]
@@ -126,6 +152,15 @@ def _bridge(
         turn = poses[0].rotation
         return ordered.second, (turn @ rotation, turn @ translation + length * poses[0].translation)
     return None
+
+
+def _known_depths(state: Map, marks: Marks, couple: Couple) -> np.ndarray:
+    """(M,) depth of the matches' known points in the first view, NaN where a match shows none."""
+    known = np.zeros(len(state.points) + 1, bool)  # the last entry stands for matches without a track
+    known[marks.track[state.held]] = True
+    points = state.points[couple.track.clip(min=0)]
+    depth = points @ state.rig.rotation[couple.first, 2] + state.rig.translation[couple.first, 2]
+    return np.where(known[couple.track] & (depth > 0), depth, np.nan)
 
 
 def _ruler_factor(state: Map, marks: Marks, view: int) -> float:

@@ -7,6 +7,7 @@ and where the depths of two neighbours, found in the same way, meet it (Collins 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class SharpenConfig:
     least_correlation: float = 0.6
     """Correlation that the best depth must reach on average over its two best neighbours."""
     least_margin: float = 0.05
-    """By how much it must beat every depth farther away than two steps."""
+    """By how much it must beat every depth at which the patch lies a pixel or more elsewhere in the neighbours."""
     agreement: float = 0.03
     """Relative difference of depth at which a neighbour agrees."""
     least_angle: float = 1.0
@@ -127,7 +128,7 @@ def _sweep(lens: Lens, others: Sequence[Lens], config: SharpenConfig) -> tuple[T
     correlation = torch.stack(table)
     best, index = correlation.max(dim=0)
     steps = torch.arange(len(offsets), device=best.device)[:, None, None]
-    rival = correlation.masked_fill((steps - index).abs() <= 2, -1.0).amax(dim=0)
+    rival = correlation.masked_fill((steps - index).abs() <= _same_steps(lens, others, config), -1.0).amax(dim=0)
     inner = (index > 0) & (index < len(offsets) - 1)
     shift = _parabola(correlation, index.clamp(1, len(offsets) - 2))
     step = float(offsets[1] - offsets[0])
@@ -135,6 +136,15 @@ def _sweep(lens: Lens, others: Sequence[Lens], config: SharpenConfig) -> tuple[T
     sure = (best > config.least_correlation) & (best - rival > config.least_margin) & inner & (lens.depth > 0)
     quality = torch.where(sure, ((best - rival) / (4 * config.least_margin)).clamp(0.25, 1.0) * best.clamp(0, 1), 0.0)
     return depth, quality
+
+
+def _same_steps(lens: Lens, others: Sequence[Lens], config: SharpenConfig) -> int:
+    """Steps of the sweep within which a patch moves by less than about a pixel in the neighbours."""
+    depth = float(lens.depth[lens.depth > 0].median()) if bool((lens.depth > 0).any()) else 1.0
+    centre = lens.T_world_camera[:3, 3]
+    baseline = sum(float((other.T_world_camera[:3, 3] - centre).norm()) for other in others) / len(others)
+    pixels_per_step = lens.focal * baseline / depth * 2 * config.band / (config.steps - 1)
+    return max(2, min(math.ceil(1.0 / max(pixels_per_step, 1e-6)), config.steps // 3))
 
 
 def _correlation(

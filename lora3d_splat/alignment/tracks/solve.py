@@ -13,7 +13,7 @@ from torch import Tensor
 from ...matching import FEWEST, LONG_SIDE, Features, PairMatches, Tracks, detect, link, nearest_both_ways, verify
 from ...records import SparseScene, View
 from .bundle import BundleConfig
-from .mapper import Map, build, refined
+from .mapper import Map, build, complete
 from .problem import Marks, Rig
 from .ruler import ruler_depths
 from .two_view import Couple, focal_by_essentials
@@ -26,10 +26,12 @@ CLEAR = 0.5
 """Below this, fundamental matrices tell the focal length."""
 SAME_FOCAL = 0.15
 """Starts closer than this in log focal lead to the same map."""
-GROWTH_MARKS = 250
+GROWTH_MARKS = 400
 """Marks per view with which maps are grown; the best one is then refined with all."""
-EXPLAINED = 0.85
+EXPLAINED = 0.97
 """A map of all views that explains this share of the marks needs no further start."""
+FINAL_CAUCHY = 4.0
+"""Two pixels: the last adjustment trusts marks that grew up with the map more than single steps do."""
 FEWEST_VIEWS = 2
 
 
@@ -86,7 +88,7 @@ def evidence(
     marks = Marks(
         tracks.track, tracks.view, to_image(views, tracks.pixels, tracks.view), mark_sigma(views)[tracks.view], of_mark
     )
-    return Evidence(tracks, marks, tuple(_couple(views, features, rulers, pair) for pair in pairs))
+    return Evidence(tracks, marks, tuple(_couple(views, features, rulers, tracks, pair) for pair in pairs))
 
 
 def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> SparseScene | None:
@@ -101,15 +103,15 @@ def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> Spar
         state = build(_unplaced(lenses, focal, len(views)), growth, found.couples, count, _fixed(lenses))
         if state is not None:
             maps.append(state)
-            if state.rig.placed.all() and state.score(growth) > EXPLAINED * len(growth.view):
+            if state.rig.placed.all() and state.explained > EXPLAINED:
                 break
     if not maps:
         return None
     best = max(maps, key=lambda state: state.score(growth))
     held = np.zeros(len(some), bool)
     held[np.flatnonzero(some)[best.held]] = True
-    config = BundleConfig(free_radial=True)
-    best = refined(replace(best, held=held), found.marks, count, config, _fixed(lenses))
+    config = BundleConfig(free_radial=True, cauchy=FINAL_CAUCHY)
+    best = complete(replace(best, held=held), found.marks, found.couples, count, config, _fixed(lenses))
     return _record(views, found.tracks, best)
 
 
@@ -135,7 +137,7 @@ def mark_sigma(views: Sequence[View]) -> np.ndarray:
 
 
 def _couple(
-    views: Sequence[View], features: Sequence[Features], rulers: Sequence[np.ndarray], pair: PairMatches
+    views: Sequence[View], features: Sequence[Features], rulers: Sequence[np.ndarray], tracks: Tracks, pair: PairMatches
 ) -> Couple:
     first, second = pair.first, pair.second
     ends = [
@@ -147,7 +149,10 @@ def _couple(
     sigma = float(mark_sigma(views)[[first, second]].mean())
     fundamental = fundamental / np.linalg.norm(fundamental)
     depths = [rulers[view][pair.matches[:, side]] for side, view in enumerate((first, second))]
-    return Couple(first, second, ends[0], ends[1], fundamental, sigma, depths[0], depths[1])
+    track_of, mine = np.full(len(features[first].pixels), -1), tracks.view == first
+    track_of[tracks.keypoint[mine]] = tracks.track[mine]
+    track = track_of[pair.matches[:, 0]]
+    return Couple(first, second, ends[0], ends[1], fundamental, sigma, depths[0], depths[1], track)
 
 
 def _pixels_of_image(view: View) -> np.ndarray:

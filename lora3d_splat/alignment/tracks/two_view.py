@@ -12,6 +12,8 @@ FOCALS = np.geomspace(0.4, 4.0, 93)
 """Candidates over the photograph's diagonal: diagonal fields of view from 103 to 14 degrees."""
 SURE_ANGLE = 8.0
 """Degrees of triangulation beyond which a point counts fully for a starting pair."""
+SAME_POSE = 8.0
+"""Degrees within which two poses lead to the same map."""
 PLANAR = 0.6
 """Share of the essential matrix's matches that a homography must explain for a plane to be suspected."""
 
@@ -34,13 +36,15 @@ class Couple:
     """(M,) depth in the first view by its pointmap, up to a factor; NaN where unknown"""
     depth_second: np.ndarray
     """(M,) the same in the second view"""
+    track: np.ndarray
+    """(M,) the track that each match belongs to, -1 where it was dropped"""
 
     @property
     def turned(self) -> Couple:
         """The same pair, second view first."""
         return Couple(
             self.second, self.first, self.image_second, self.image_first, self.fundamental.T, self.sigma,
-            self.depth_second, self.depth_first,
+            self.depth_second, self.depth_first, self.track,
         )  # fmt: skip
 
 
@@ -106,7 +110,18 @@ def relative_poses(couple: Couple, focal_first: float, focal_second: float) -> l
             length = float(np.linalg.norm(shift))
             if length > 1e-6:
                 found.append(_posed(couple, one, two, flat_ones, turn, shift.ravel() / length))
-    return [pose for pose in found if pose is not None]
+    poses: list[RelativePose] = []
+    for pose in found:
+        if pose is not None and all(_differ(pose, other) for other in poses):
+            poses.append(pose)
+    return poses
+
+
+def _differ(one: RelativePose, two: RelativePose) -> bool:
+    """Whether rotations or directions are more than `SAME_POSE` apart."""
+    turn = np.degrees(np.arccos(np.clip((np.trace(one.rotation.T @ two.rotation) - 1) / 2, -1, 1)))
+    way = np.degrees(np.arccos(np.clip(one.translation @ two.translation, -1, 1)))
+    return max(turn, way) > SAME_POSE
 
 
 def _posed(
