@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/real_scenes.py SCENE ... [--epochs 2]
 
-SCENE is a folder with scene.json and images/; its frames of split `train` are calibrated with `compact` from the pictures
-alone. ATE: RMSE of camera centres after Sim(3) over the largest distance of two true cameras; rotation: mean relative
-rotation error over view pairs, degrees; focal: relative error of the first view's. Masks are not used.
+SCENE is a folder with scene.json and images/; its frames of split `train` are calibrated with `compact` from the
+pictures alone. ATE: RMSE of camera centres after Sim(3) over the largest distance of two true cameras; rotation: mean
+relative rotation error over view pairs, degrees; focal: relative error of the first view's. Masks are not used.
 """
 
 from __future__ import annotations

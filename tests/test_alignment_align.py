@@ -191,12 +191,19 @@ def test_cameras_in_one_place_are_an_error_that_says_so():
         align(predict(replace(scene, T_world_camera=poses)), SMALL, views=scene.views)
 
 
-def test_dead_confidence_counts_all_pixels_alike():
-    """Raw confidence 1 everywhere (log 0) must not mask everything."""
+def test_a_network_that_does_not_judge_itself_has_all_pixels_count_alike():
+    """With the floor at zero, raw confidence 1 everywhere (log 0) does not mask everything."""
     scene = make_scene(3)
-    aligned, confidence = align(predict(scene, confidence=1.0), SMALL, confidence_floor=0.5, views=scene.views)
+    aligned, confidence = align(predict(scene, confidence=1.0), SMALL, confidence_floor=0.0, views=scene.views)
     assert errors(scene, aligned)["centre"] < 1e-4
     assert float(confidence.view_confidence[0].mean()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_photographs_in_which_a_network_sees_nothing_in_common_are_an_error_that_says_so():
+    """Confidence 1, the least there is, on every pixel of every pair: what networks say of pictures without overlap."""
+    scene = make_scene(3)
+    with pytest.raises(AlignmentError, match=r"sure of only 0.0% .* overlap"):
+        align(predict(scene, confidence=1.0), SMALL, confidence_floor=0.5, views=scene.views)
 
 
 def test_predictions_of_another_size_are_refused():

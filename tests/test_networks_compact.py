@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +14,10 @@ from lora3d_splat.networks.compact import (
     CompactNetwork,
     architecture_json,
     load_compact,
+    overlap,
 )
+from lora3d_splat.synthetic.pairs import scene_pairs
+from lora3d_splat.synthetic.render import render_scene
 
 SMALL = CompactArchitecture(width=64, heads=4, encoder_depth=1, decoder_depth=2, match_width=32)
 
@@ -118,3 +122,21 @@ def test_checkpoint_round_trip_and_errors(network: CompactNetwork, tmp_path) -> 
         load_compact(path)
     with pytest.raises(CheckpointError, match="no file"):
         load_compact(tmp_path / "absent.safetensors")
+
+
+def test_pictures_of_different_scenes_get_no_confidence() -> None:
+    """The packaged network: pairs within held-out scenes keep votes, pairs across scenes lose them."""
+    network, size = load_compact(), (96, 128)
+    scenes = [render_scene(seed, size, 6, "heldout") for seed in range(6)]
+    usable = [(scene, *scene_pairs(scene)[0]) for scene in scenes if scene_pairs(scene)]
+    first, second = (torch.from_numpy(np.stack([entry[0].images[entry[k]] for entry in usable])) for k in (1, 2))
+    views = [network.encode(each.permute(0, 3, 1, 2).float() / 127.5 - 1) for each in (first, second)]
+    order = torch.arange(len(usable))
+    with torch.no_grad():
+        within = network.decode_half(*views).cycle
+        across = torch.cat([network.decode_half(views[0], views[1].select(order.roll(k))).cycle for k in (1, 2, 3)])
+        apart = network.decode(views[0], views[1].select(order.roll(1)))
+    assert (overlap(within) > 0).float().mean() >= 0.8
+    assert (overlap(across) == 0).float().mean() >= 0.8
+    lost = overlap(across[: len(order)]) == 0
+    assert (apart.confidence_reference[lost] == 1).all()

@@ -19,22 +19,17 @@ from ..records import PairPrediction, View
 from .priors import CameraPriors
 from .robust import masked_log_confidence
 
-DEAD_CONFIDENCE = 0.02
-"""Where 99 % of the log-confidences lie below this, the network cannot judge itself yet: all pixels count alike."""
-
 
 @dataclass(frozen=True)
 class Voting:
     """From raw confidence to the vote C."""
 
     floor: float
-    """log-confidence below which a pixel never votes"""
-    alive: bool
-    """whether the network judges itself at all"""
+    """log-confidence below which a pixel never votes; 0: the network does not judge itself, all pixels count alike"""
 
     def votes(self, confidence: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
         """C of raw confidences (...) of points (..., 3); zero where masked or not finite."""
-        vote = masked_log_confidence(confidence, self.floor) if self.alive else torch.ones_like(confidence)
+        vote = masked_log_confidence(confidence, self.floor) if self.floor > 0 else torch.ones_like(confidence)
         vote = torch.where(points.isfinite().all(-1) & vote.isfinite(), vote, torch.zeros_like(vote))
         return vote if mask is None else vote * mask
 
@@ -127,7 +122,7 @@ def observe(
     confidence_floor: float,
     samples: int,
 ) -> tuple[Observations, Voting]:
-    """Gather the sampled pixels, reading each prediction once, and settle how confidences vote."""
+    """Gather the sampled pixels, reading each prediction once, and say how confidences vote."""
     grids = [sample_grid(view.size, samples) for view in views]
     width = max(len(grid) for grid in grids)
     pixels = torch.stack(
@@ -144,7 +139,7 @@ def observe(
             confidence.append(_pad(values.reshape(-1)[grids[view]].double(), width))
             owners.append(view)
     raw, cloud, owner = torch.stack(confidence), torch.stack(points), torch.tensor(owners)
-    voting = _voting(raw[masks[owner] > 0], confidence_floor)
+    voting = Voting(confidence_floor)
     votes = voting.votes(raw, cloud, masks[owner])
     finite = torch.where(cloud.isfinite().all(-1, keepdim=True), cloud, torch.zeros_like(cloud))
     return Observations(pixels, finite, votes, owner, masks.sum(1)), voting
@@ -158,28 +153,17 @@ def sides_of(item: PairPrediction) -> tuple[tuple[int, Tensor, Tensor], tuple[in
     )
 
 
-def voting_of(predictions: Sequence[PairPrediction], confidence_floor: float) -> Voting:
-    """How the confidences of some predictions vote."""
-    sample = [side.flatten()[::37] for item in predictions for _, _, side in sides_of(item)]
-    return _voting(torch.cat(sample) if sample else torch.ones(1), confidence_floor)
-
-
 def pair_votes(
     views: Sequence[View], predictions: Sequence[PairPrediction], confidence_floor: float
 ) -> tuple[tuple[Tensor, Tensor], ...]:
     """The votes C (H, W) of both sides of each prediction."""
-    voting, masks = voting_of(predictions, confidence_floor), [view_mask(view) for view in views]
+    voting, masks = Voting(confidence_floor), [view_mask(view) for view in views]
 
     def votes(view: int, points: Tensor, confidence: Tensor) -> Tensor:
         mask = masks[view]
         return voting.votes(confidence, points, None if mask is None else mask.view(confidence.shape))
 
     return tuple((votes(*first), votes(*second)) for first, second in map(sides_of, predictions))
-
-
-def _voting(raw: Tensor, floor: float) -> Voting:
-    sample = raw.flatten()[:: max(1, raw.numel() // 100_000)].double().clamp_min(1.0).log()
-    return Voting(floor, float(torch.quantile(sample, 0.99)) >= DEAD_CONFIDENCE)
 
 
 def _mask(view: View) -> Tensor:

@@ -68,7 +68,8 @@ class PointmapNetwork(Protocol):
     lora_targets: tuple[str, ...]
     """last components of the names of the linear layers that LoRA adapts"""
     confidence_floor: float
-    """log-confidence below which a pixel takes no part in alignment (LoRA3D: 0.5 for DUSt3R)"""
+    """log-confidence below which a pixel takes no part in alignment (LoRA3D: 0.5 for DUSt3R); 0 for a network that does
+    not judge itself, all of whose pixels count alike"""
     confidence_cutoff: float | None
     """calibrated log-confidence above which a pixel is trusted (LoRA3D: 1.5 for DUSt3R); None = judge by rank"""
 

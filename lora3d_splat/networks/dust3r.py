@@ -35,6 +35,10 @@ ViewInput = Mapping[str, Any]
 """{"img": (B, 3, H, W) in [-1, 1], "true_shape": (B, 2) height and width, by default the tensor's own}"""
 
 
+CONFIDENCE_FLOOR = 0.5
+"""of the log-confidence (LoRA3D)"""
+
+
 class PatchEmbed(nn.Module):
     """Images to tokens, one linear map per patch."""
 
@@ -57,13 +61,13 @@ class Dust3R(nn.Module):
     """Pointmap network of the DUSt3R and MASt3R architecture; meets `PointmapNetwork`."""
 
     lora_targets: tuple[str, ...] = LORA_TARGETS
-    confidence_floor = 0.5
     confidence_cutoff: float | None = 1.5
 
     def __init__(self, config: Dust3RConfig, name: str | None = None, licence: str = UNKNOWN_LICENCE) -> None:
         super().__init__()
         self.config, self.name, self.licence = config, name or config.model, licence
         self.patch_size, self.long_side = config.patch_size, max(config.img_size)
+        self.confidence_floor = CONFIDENCE_FLOOR if config.conf_mode is not None else 0.0
         self.image_shape = "square" if self.long_side == 224 else "no-square"
         encoder, decoder = config.enc_embed_dim, config.dec_embed_dim
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder))  # of pre-training: stored in every file, never used
