@@ -113,7 +113,7 @@ def test_ctrl_c_then_the_same_command(tmp_path: Path, monkeypatch: pytest.Monkey
     """Status 130 with a line that work is kept, no half files, and the second run does not predict again."""
     write_photographs(tmp_path / "photos", range(3))
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
