@@ -32,7 +32,7 @@ def calibration(tmp_path_factory) -> Calibration:
 @pytest.fixture
 def files(calibration: Calibration, tmp_path: Path) -> dict[str, Path]:
     cameras = photograph_cameras(calibration.views, calibration.scene)
-    write_scene_json(tmp_path / "scene.json", "compact", cameras)
+    write_scene_json(tmp_path / "scene.json", "compact", "Apache-2.0", cameras)
     write_transforms_json(tmp_path / "transforms.json", cameras, [f"images/{camera.file}" for camera in cameras], None)
     write_colmap(tmp_path / "sparse", cameras, np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
     return {"scene": tmp_path / "scene.json", "nerfstudio": tmp_path / "transforms.json", "colmap": tmp_path / "sparse"}
