@@ -4,7 +4,7 @@
 
 SCENE is a folder with scene.json and images/; its frames of split `train` are calibrated with `compact` from the
 pictures alone. ATE: RMSE of camera centres after Sim(3) over the largest distance of two true cameras; rotation: mean
-relative rotation error over view pairs, degrees; focal: relative error of the first view's. Masks are not used.
+relative rotation error over view pairs, degrees; focal: relative error of the first view's. No masks, no tracks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=None, help="of the fine-tuning")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = CalibrationConfig(network=options.network, device="cpu")
+    config = CalibrationConfig(network=options.network, device="cpu", masks=False, tracks="off")
     if options.epochs is not None:
         config = replace(config, finetune=replace(config.finetune, epochs=options.epochs))
     table = Table("scene", "alignment", "views", "ATE", "rotation deg", "focal", "seconds", "remark")

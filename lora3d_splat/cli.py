@@ -37,7 +37,7 @@ class Calibrate:
     """compact, dust3r-512, dust3r-512-linear, dust3r-224, mast3r-512, the path of a checkpoint, owner/model on the hub,
     file.py:Class, or auto."""
     focal: str = "shared"
-    """shared (one unknown focal length), per-camera, per-view, exif, or a value in pixels of the upright photograph."""
+    """shared (one unknown focal length), per-camera, per-view, exif, or a value in pixels of the photograph."""
     robust: Literal["geman-mcclure", "huber", "none"] = "geman-mcclure"
     """Kernel of the alignment: geman-mcclure calibrates the confidence (LoRA3D), none is the plain alignment."""
     residual: Literal["pointmap", "reprojection"] = "pointmap"
