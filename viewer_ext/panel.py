@@ -71,7 +71,9 @@ class CalibrationPanel(ViewerControl):
         self._before = gui.add_checkbox("Cameras before (plain alignment)", False)
         self._now = gui.add_checkbox("Cameras as optimised now", False)
         self._heldout = gui.add_checkbox("Held-out cameras", True)
-        self._graph = gui.add_checkbox("Pair graph by residual", False)
+        self._graph = gui.add_checkbox(
+            "Pair graph by residual", False, hint="Dark: the pairs that agree best with the scene; bright: worst."
+        )
         for control in (self._cameras, self._before, self._now, self._heldout, self._graph):
             control.on_update(self._note)
         with gui.add_folder("Write to the run folder"):

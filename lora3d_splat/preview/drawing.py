@@ -19,8 +19,6 @@ BEFORE, AFTER, NOW, HELD_OUT = (150, 158, 168), (79, 201, 164), (240, 153, 75), 
 """Colours of camera frusta: plain alignment, the shown pass, as optimised now, held-out."""
 FRUSTUM_SIDE = 120
 """Long side of the photograph in a frustum, pixels."""
-GRAPH_RESIDUAL = 0.15
-"""Residual of a pair that is drawn brightest in the pair graph, fraction of the median depth."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def take_pose(event: Any) -> None:
 def add_graph(
     scene: Any, name: str, frame: Frame, centres_world: np.ndarray, pairs: Sequence[ImagePair], residual: np.ndarray
 ) -> Any:
-    """Draw the pairs as thin bars between the cameras (V, 3), dark where they agree and bright where they do not.
+    """Draw the pairs as thin bars between the cameras (V, 3), dark for the best pair and bright for the worst.
 
     Of the two ordered pairs of the same views the worse one is drawn. `residual` (P,) as fractions of the depth.
     """
@@ -104,12 +102,13 @@ def add_graph(
         worst[ends] = max(worst.get(ends, 0.0), value)
     centres = frame.points(centres_world)
     spread = float(np.linalg.norm(centres.max(axis=0) - centres.min(axis=0)))
+    low, high = min(worst.values(), default=0.0), max(worst.values(), default=0.0)
     bars = []
     for (a, b), value in worst.items():
         if np.linalg.norm(centres[a] - centres[b]) < 1e-6:
             continue
-        bar = trimesh.creation.cylinder(0.002 * spread, segment=[centres[a], centres[b]], sections=5)
-        colour = [*confidence_colours(np.array([value]), GRAPH_RESIDUAL)[0], 255]
+        bar = trimesh.creation.cylinder(0.0012 * spread, segment=[centres[a], centres[b]], sections=5)
+        colour = [*confidence_colours(np.array([value - low]), high - low)[0], 255]
         bar.visual = trimesh.visual.ColorVisuals(bar, vertex_colors=np.tile(colour, (len(bar.vertices), 1)))
         bars.append(bar)
     return scene.add_mesh_trimesh(name, trimesh.util.concatenate(bars)) if bars else None

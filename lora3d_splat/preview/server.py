@@ -26,6 +26,10 @@ DEFAULT_PORT = 7007
 NERFSTUDIO_YELLOW = (255, 211, 105)
 POINTS_PER_VIEW = 4_000
 POINT_LIMIT = 80_000
+ALIGNED = "/aligned"
+"""The cloud of the last alignment, which stays while the cameras of the next one move."""
+USUAL_REACH = 3.0
+"""Median depth over the spread of the cameras, before an alignment has told."""
 DEPTH = 3.0
 """Median depth of what is shown, browser units."""
 SECONDS_BETWEEN = 0.2
@@ -55,6 +59,7 @@ class Preview(Watcher):
         self._clouds: dict[str, Any] = {}
         self._cameras: dict[str, Any] = {}
         self._frame: Frame | None = None
+        self._reach = USUAL_REACH
         self._losses: list[float] = []
         self._last: dict[str, float] = {}
 
@@ -105,9 +110,10 @@ class Preview(Watcher):
             return
         self._loss.content = f"{name}: loss **{loss:.4g}**"
         poses = T_world_camera.numpy()
-        self._frame = _frame(poses, None)
+        self._frame = _frame(poses, self._reach * _spread(poses))
         with self._server.atomic():
-            self._remove(self._clouds)  # of another frame: each alignment has its own
+            if ALIGNED not in self._clouds:
+                self._remove(self._clouds)
             self._show_cameras(poses, focal.numpy(), range(len(poses)))
 
     def aligned(self, each: CalibrationPass) -> None:
@@ -116,10 +122,11 @@ class Preview(Watcher):
         points = pass_points(each, self._views, POINT_LIMIT)
         sure = points.chosen(points.calibrated >= np.quantile(points.calibrated, 0.3))
         depths = np.concatenate([each.depth[index].numpy().ravel() for index in placed])
-        self._frame = _frame(poses[placed], float(np.median(depths[depths > 0])))
+        depth = float(np.median(depths[depths > 0]))
+        self._frame, self._reach = _frame(poses[placed], depth), depth / _spread(poses[placed])
         with self._server.atomic():
             self._clear()
-            self._show_cloud("/aligned", self._frame, sure.points_world, sure.rgb, 0.012)
+            self._show_cloud(ALIGNED, self._frame, sure.points_world, sure.rgb, 0.012)
             self._show_cameras(poses, each.focal.numpy(), placed)
 
     def loss(self, epoch: int, value: float) -> None:
@@ -182,13 +189,17 @@ def previewing(
         preview.stop()
 
 
-def _frame(poses: np.ndarray, depth: float | None) -> Frame:
-    """The mean camera upright at the origin, looking along z; without a depth, the cameras' spread tells the scale."""
+def _spread(poses: np.ndarray) -> float:
+    """The farthest camera's distance from the mean, scene units."""
+    centres = poses[:, :3, 3]
+    return max(float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max()), 1e-6)
+
+
+def _frame(poses: np.ndarray, depth: float) -> Frame:
+    """The mean camera upright at the origin, looking along z, with DEPTH for the depth."""
     left, _, right = np.linalg.svd(poses[:, :3, :3].mean(axis=0))
     rotation = left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
     centre = poses[:, :3, 3].mean(axis=0)
-    if depth is None:
-        depth = 3 * max(float(np.abs(poses[:, :3, 3] - centre).max()), 1e-6)
     return Frame(rotation.T, -rotation.T @ centre, DEPTH / max(depth, 1e-9))
 
 
