@@ -88,7 +88,7 @@ def our_rows(folder: Path, frames: Sequence[dict[str, Any]]) -> list[Row]:
     predictions = predict_pairs(network, views, select_pairs(len(views)))
     config, floor = AlignmentConfig(), network.confidence_floor
     began, worked = time.perf_counter(), time.process_time()
-    scene, _ = align(views, predictions, config, floor)
+    scene, _ = align(predictions, config, views=views, confidence_floor=floor)
     rows = [_row("alignment", views, scene, frames, folder, began, worked)]
     began, worked = time.perf_counter(), time.process_time()
     sparse = find_tracks(views, scene, predictions, config)

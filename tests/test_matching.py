@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,25 @@ def test_a_shifted_picture_has_shifted_keypoints(tmp_path: Path) -> None:
     assert np.median(np.abs(gaps)) < 0.1
 
 
-def test_pixels_are_those_of_the_photograph_and_corner_based(tmp_path: Path) -> None:
+def test_pixels_are_those_of_the_photograph_and_corner_based(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture enlarged beyond the size that is searched shows everything at twice the coordinates."""
-    picture = textured((1600, 160))
+    monkeypatch.setattr("lora3d_splat.matching.features.LONG_SIDE", 320)
+    picture = textured((320, 240))
     small = features_of(picture, tmp_path / "a.png")
-    large = features_of(picture.resize((3200, 320), Image.Resampling.BICUBIC), tmp_path / "b.png")
+    large = features_of(picture.resize((640, 480), Image.Resampling.BICUBIC), tmp_path / "b.png")
     matches = nearest_both_ways(small, large)
     assert np.median(np.abs(2 * small.pixels[matches[:, 0]] - large.pixels[matches[:, 1]])) < 0.2
+
+
+def test_masked_pixels_have_no_keypoints(tmp_path: Path) -> None:
+    """The left half of the picture is masked: all keypoints lie to the right, as many as there were before."""
+    textured((320, 240)).convert("RGB").save(tmp_path / "a.png")
+    view = load_view(tmp_path / "a.png", "a.png", 128, 16)
+    mask = np.ones(view.size, bool)
+    mask[:, :64] = False
+    whole, half = detect(view), detect(replace(view, mask=mask))
+    assert half.pixels[:, 0].min() >= 160
+    assert len(half.pixels) == (whole.pixels[:, 0] >= 160).sum()
 
 
 def test_a_plain_wall_has_no_features(tmp_path: Path) -> None:

@@ -45,5 +45,18 @@ def detect(view: View) -> Features:
     # OpenCV puts the first pixel's centre at zero.
     pixels = (np.array([keypoint.pt for keypoint in keypoints]) + 0.5) * scale
     size = np.array([keypoint.size for keypoint in keypoints]) * scale.mean()
+    taking_part = _taking_part(view, pixels)
+    pixels, size, descriptors = pixels[taking_part], size[taking_part], descriptors[taking_part]
     root = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-12))
     return Features(pixels, size, root.astype(np.float32))
+
+
+def _taking_part(view: View, pixels: np.ndarray) -> np.ndarray:
+    """(N,) whether the view's mask lets keypoints at photograph pixels (N, 2) take part; outside the crop all do."""
+    if view.mask is None:
+        return np.ones(len(pixels), bool)
+    affine = view.affine
+    column, row = np.floor(pixels * [affine.scale_x, affine.scale_y] + [affine.offset_x, affine.offset_y]).astype(int).T
+    height, width = view.mask.shape
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return ~inside | view.mask[row.clip(0, height - 1), column.clip(0, width - 1)]

@@ -17,8 +17,8 @@ from .solve import Lenses, diagonals, evidence, match_views, solve_tracks
 TrackMode = Literal["auto", "on", "off"]
 ALL_PAIRS_UP_TO = 24
 """Up to this many views, features of all pairs are compared; beyond, those of the scene graph."""
-CONVINCING_POINTS = 60
-"""Points that a map of two views among many needs to be believed without being asked for."""
+CONVINCING_POINTS = 25
+"""Points per placed view that a map needs to be believed unasked: on repeated texture fewer agree by accident."""
 
 
 def find_tracks(
@@ -57,6 +57,9 @@ def lenses(views: Sequence[View], scene: AlignedScene, config: AlignmentConfig) 
     if config.focal == "exif":
         fixed = hints
         group = np.where(np.isnan(hints), 0, np.arange(len(views)) + 1)
+    elif config.focal == "per-camera":
+        cameras = [(view.camera, *sorted((view.width, view.height))) for view in views]
+        group = np.array([cameras.index(camera) for camera in cameras])
     elif config.focal == "per-view":
         group = np.arange(len(views))
     elif config.fixed_focal is not None:
@@ -69,5 +72,4 @@ def lenses(views: Sequence[View], scene: AlignedScene, config: AlignmentConfig) 
 
 
 def _convincing(sparse: SparseScene) -> bool:
-    placed = sum(sparse.placed)
-    return placed >= 3 or placed == len(sparse.placed) or len(sparse.points_world) >= CONVINCING_POINTS
+    return len(sparse.points_world) >= CONVINCING_POINTS * sum(sparse.placed)
