@@ -26,7 +26,7 @@ class EarlyStopConfig:
     every: int = 50
     """Steps between two looks at the crops; there are two more after a quarter and a half of them, because with poor
     poses the very first steps are the best."""
-    patience: int = 4
+    patience: int = 8
     """Looks without a gain after which training ends; the best state that was seen is kept."""
     ssim_weight: float = 0.5
     """Share of 1 - SSIM in what is compared, the rest is L1: too many steps on wrong poses cost structure first."""
