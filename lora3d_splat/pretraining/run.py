@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -79,22 +80,35 @@ def report_baselines(config: PretrainConfig) -> None:
 def export(trainer: Trainer, target: Path) -> None:
     """Averaged weights in float16 with everything a user may want to know about them."""
     config = trainer.config
-    budget = f"--steps {config.steps}" if config.steps is not None else f"--hours {config.hours:g}"
     accuracy = evaluate(trainer.average, 2 * config.validation_scenes) if config.validation_scenes else None
     metadata = {
         "architecture": architecture_json(trainer.average),
         "long_side": str(CompactNetwork.long_side),
         "licence": CompactNetwork.licence,
-        "command": f"ns-lora3d pretrain {budget} --seed {config.seed}",
+        "command": command(config),
         "steps": str(trainer.steps),
         "pairs": str(trainer.pairs),
         "progress": f"{trainer.progress:.3f}",
         "accuracy": json.dumps(as_row(accuracy) if accuracy else {}),
-        "settings": json.dumps(asdict(config), default=str),
+        "settings": json.dumps(_settings(config), default=str),
     }
     weights = {key: value.detach().half().contiguous().cpu() for key, value in trainer.average.state_dict().items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, str(target), metadata)
+
+
+def command(config: PretrainConfig) -> str:
+    """The command line that asks for this training: whatever differs from the defaults."""
+    usual, words = _settings(PretrainConfig()), []
+    for name, value in _settings(config).items():
+        if value != usual[name]:
+            words.append(f"--{name.replace('_', '-')} {value}")
+    return " ".join(["ns-lora3d pretrain", *words])
+
+
+def _settings(config: PretrainConfig) -> dict[str, Any]:
+    """All settings but the place of the files."""
+    return {name: value for name, value in asdict(config).items() if name != "folder"}
 
 
 def export_checkpoint(config: PretrainConfig, target: Path) -> None:
