@@ -20,7 +20,7 @@ from browser import chromium, collect_errors
 pytest.importorskip("nerfstudio")
 
 HERE = Path(__file__).parent
-PATIENCE = 90.0
+PATIENCE = 60.0
 """Seconds for anything to happen; a busy machine draws slowly."""
 KNOWN = ("Computed radius is NaN",)
 """viser 0.2 says so itself of an empty geometry."""

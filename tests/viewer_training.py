@@ -73,6 +73,7 @@ def run_config(folder: Path, port: int) -> Any:
     config.pipeline.datamanager.dataparser.calibration = CalibrationConfig(cache=folder / "cache")
     config.pipeline.datamanager.data = folder / "photos"
     config.pipeline.model.lpips = "off"
+    config.pipeline.model.early_stop.enabled = False
     config.output_dir, config.timestamp, config.experiment_name = folder / "outputs", "run", "viewer"
     config.max_num_iterations, config.machine.device_type = 100_000, "cpu"
     config.viewer.websocket_port = port
