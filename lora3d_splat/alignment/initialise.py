@@ -169,7 +169,7 @@ def _score_edges(
     """All edges, best first: mean log-confidence of both sides times the agreement of orders and triangles."""
     position = {(pair.reference, pair.other): index for index, pair in enumerate(pairs)}
     keys = sorted({(min(key), max(key)) for key in position})
-    members = [tuple(position[order] for order in (key, key[::-1]) if order in position) for key in keys]
+    members = [tuple(position[order] for order in (key, (key[1], key[0])) if order in position) for key in keys]
     probes = _probes(canonical)
     gaps = torch.maximum(
         _order_gaps(pairs, members, relative, residual, probes),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from lora3d_splat.errors import InputError
@@ -39,7 +40,7 @@ def photograph_mask(path: Path, photo: Image.Image) -> Image.Image | None:
     upright = ImageOps.exif_transpose(photo).size
     mask = ImageOps.exif_transpose(alpha) if file is not None else alpha
     mask = mask if mask.size == upright else mask.resize(upright, Image.Resampling.NEAREST)
-    return None if mask.getextrema()[0] >= OPAQUE else mask
+    return None if bool((np.asarray(mask) >= OPAQUE).all()) else mask
 
 
 def _alpha(photo: Image.Image) -> Image.Image | None:
