@@ -95,6 +95,7 @@ def add_graph(
     Of the two ordered pairs of the same views the worse one is drawn. `residual` (P,) as fractions of the depth.
     """
     import trimesh
+    from trimesh.visual import ColorVisuals
 
     worst: dict[tuple[int, int], float] = {}
     for pair, value in zip(pairs, residual.tolist(), strict=True):
@@ -109,7 +110,7 @@ def add_graph(
             continue
         bar = trimesh.creation.cylinder(0.0012 * spread, segment=[centres[a], centres[b]], sections=5)
         colour = [*confidence_colours(np.array([value - low]), high - low)[0], 255]
-        bar.visual = trimesh.visual.ColorVisuals(bar, vertex_colors=np.tile(colour, (len(bar.vertices), 1)))
+        bar.visual = ColorVisuals(bar, vertex_colors=np.tile(colour, (len(bar.vertices), 1)))
         bars.append(bar)
     return scene.add_mesh_trimesh(name, trimesh.util.concatenate(bars)) if bars else None
 
