@@ -26,6 +26,7 @@ from rich.table import Table
 from lora3d_splat.alignment import AlignmentConfig, align
 from lora3d_splat.alignment.tracks import find_tracks, settle
 from lora3d_splat.console import CONSOLE
+from lora3d_splat.errors import AlignmentError
 from lora3d_splat.geometry.cameras import network_to_photograph_focal
 from lora3d_splat.images.load import load_views
 from lora3d_splat.metrics.pose import ate_rmse, relative_rotation_error_deg
@@ -88,7 +89,11 @@ def our_rows(folder: Path, frames: Sequence[dict[str, Any]]) -> list[Row]:
     predictions = predict_pairs(network, views, select_pairs(len(views)))
     config, floor = AlignmentConfig(), network.confidence_floor
     began, worked = time.perf_counter(), time.process_time()
-    scene, _ = align(predictions, config, views=views, confidence_floor=floor)
+    try:
+        scene, _ = align(predictions, config, views=views, confidence_floor=floor)
+    except AlignmentError as error:
+        nobody = scored(torch.eye(4).repeat(len(frames), 1, 1), [False] * len(frames), [0.0] * len(frames), frames)
+        return [{"method": name, **nobody, "seconds": 0.0, "note": error.found} for name in ("alignment", "tracks")]
     rows = [_row("alignment", views, scene, frames, folder, began, worked)]
     began, worked = time.perf_counter(), time.process_time()
     sparse = find_tracks(views, scene, predictions, config)

@@ -37,8 +37,8 @@ def detect(view: View) -> Features:
     ratio = min(1.0, LONG_SIDE / max(photo.size))
     if ratio < 1.0:
         photo = photo.resize([max(1, round(side * ratio)) for side in photo.size], Image.Resampling.LANCZOS)
-    finder = cv2.SIFT_create(nfeatures=MAXIMUM, contrastThreshold=CONTRAST, enable_precise_upscale=True)
-    keypoints, descriptors = finder.detectAndCompute(np.asarray(photo), None)
+    finder = cv2.SIFT.create(nfeatures=MAXIMUM, contrastThreshold=CONTRAST, enable_precise_upscale=True)
+    keypoints, descriptors = finder.detectAndCompute(np.asarray(photo), np.full(photo.size[::-1], 255, np.uint8))
     if descriptors is None or not keypoints:
         return Features(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 128), np.float32))
     scale = np.array([view.width / photo.width, view.height / photo.height])

@@ -36,7 +36,7 @@ def find_tracks(
     """
     if mode == "off":
         return None
-    graph = {tuple(sorted((item.pair.reference, item.pair.other))) for item in predictions}
+    graph = {(min(ends), max(ends)) for ends in ((item.pair.reference, item.pair.other) for item in predictions)}
     chosen = combinations(range(len(views)), 2) if len(views) <= ALL_PAIRS_UP_TO else sorted(graph)
     features, matches = match_views(views, tuple(chosen))
     depths = [own_depth(scene, predictions, index) for index in range(len(views))]

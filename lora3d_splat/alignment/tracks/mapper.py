@@ -225,15 +225,16 @@ def resect(rig: Rig, points: np.ndarray, marks: Marks) -> tuple[np.ndarray, np.n
     """World-to-camera rotation and translation of the one camera of `marks` (M,) that see `points` (M, 3)."""
     view = int(marks.view[0])
     slopes = slopes_of(rig, marks.image, marks.view)
-    tolerance = LOOSE * float(np.median(marks.sigma)) / rig.focal[rig.group[view]]
+    tolerance = LOOSE * float(np.median(marks.sigma)) / float(rig.focal[rig.group[view]])
+    pinhole, undistorted = np.eye(3), np.zeros(5)
     cv2.setRNGSeed(0)
     done, turn, shift, inliers = cv2.solvePnPRansac(
-        points, slopes, np.eye(3), None, iterationsCount=3000, reprojectionError=tolerance, confidence=0.9999,
+        points, slopes, pinhole, undistorted, iterationsCount=3000, reprojectionError=tolerance, confidence=0.9999,
         flags=cv2.SOLVEPNP_AP3P,
     )  # fmt: skip
-    found = 0 if inliers is None else len(inliers)
-    if not done or found < FEWEST_MARKS or (found < ENOUGH_MARKS and found < LEAST_SHARE * len(points)):
+    kept = np.zeros(0, np.int64) if inliers is None else np.asarray(inliers, dtype=np.int64).ravel()
+    few = len(kept) < ENOUGH_MARKS and len(kept) < LEAST_SHARE * len(points)
+    if not done or len(kept) < FEWEST_MARKS or few:
         return None
-    kept = inliers.ravel()
-    turn, shift = cv2.solvePnPRefineLM(points[kept], slopes[kept], np.eye(3), None, turn, shift)
+    turn, shift = cv2.solvePnPRefineLM(points[kept], slopes[kept], pinhole, undistorted, turn, shift)
     return cv2.Rodrigues(turn)[0], shift.ravel()

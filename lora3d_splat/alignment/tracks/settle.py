@@ -130,8 +130,9 @@ def _moved(scene: AlignedScene, sparse: SparseScene, shared: list[int], scale: T
     if shared:
         wanted, own = (pose[shared] for pose in _poses(scene, sparse))
         arms = [pose[:, :3, :3].transpose(-1, -2).reshape(-1, 3) for pose in (own, wanted)]
-        arms = [torch.cat([arm, -arm]) for arm in arms]  # centred, so that only the rotation is fitted
-        rotation = weighted_similarity(*arms, torch.ones(len(arms[0]), dtype=torch.float64), with_scale=False).rotation
+        # Both arms of each axis: centred, so that only the rotation is fitted.
+        source, target = (torch.cat([arm, -arm]) for arm in arms)
+        rotation = weighted_similarity(source, target, torch.ones_like(source[:, 0]), with_scale=False).rotation
         shift = (wanted[:, :3, 3] - scale * own[:, :3, 3] @ rotation.T).mean(0)
     similar = Similarity(scale, rotation, shift)
     poses = rigid(rotation @ sparse.T_world_camera[:, :3, :3], similar.apply(sparse.T_world_camera[:, :3, 3]))
