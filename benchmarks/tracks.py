@@ -24,7 +24,7 @@ from PIL import Image
 from rich.table import Table
 
 from lora3d_splat.alignment import AlignmentConfig, align
-from lora3d_splat.alignment.tracks import find_tracks, settle
+from lora3d_splat.alignment.tracks import find_tracks, settle, unaligned
 from lora3d_splat.console import CONSOLE
 from lora3d_splat.errors import AlignmentError
 from lora3d_splat.geometry.cameras import network_to_photograph_focal
@@ -89,12 +89,12 @@ def our_rows(folder: Path, frames: Sequence[dict[str, Any]]) -> list[Row]:
     predictions = predict_pairs(network, views, select_pairs(len(views)))
     config, floor = AlignmentConfig(), network.confidence_floor
     began, worked = time.perf_counter(), time.process_time()
+    note = ""
     try:
         scene, _ = align(predictions, config, views=views, confidence_floor=floor)
     except AlignmentError as error:
-        nobody = scored(torch.eye(4).repeat(len(frames), 1, 1), [False] * len(frames), [0.0] * len(frames), frames)
-        return [{"method": name, **nobody, "seconds": 0.0, "note": error.found} for name in ("alignment", "tracks")]
-    rows = [_row("alignment", views, scene, frames, folder, began, worked)]
+        scene, note = unaligned(views, predictions), error.found
+    rows = [{**_row("alignment", views, scene, frames, folder, began, worked), "note": note}]
     began, worked = time.perf_counter(), time.process_time()
     sparse = find_tracks(views, scene, predictions, config)
     if sparse is None:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 from lora3d_splat.alignment import AlignmentConfig, AlignmentStep, align, pair_residual, register_views
-from lora3d_splat.alignment.tracks import TrackMode, find_tracks, place_by_tracks, settle
+from lora3d_splat.alignment.tracks import TrackMode, find_tracks, place_by_tracks, settle, unaligned
 from lora3d_splat.artifacts import StageCache, Stored, digest, file_digest
 from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
 from lora3d_splat.confidence import trusted_fraction, trusted_threshold
 from lora3d_splat.console import Advance, note, stage, stages, warn
-from lora3d_splat.errors import CheckpointError, InputError, Lora3DError
+from lora3d_splat.errors import AlignmentError, CheckpointError, InputError, Lora3DError
 from lora3d_splat.files import default_cache_folder, ensure_writable_folder
 from lora3d_splat.geometry.cameras import network_to_photograph_focal
 from lora3d_splat.images.load import list_images, load_views
@@ -203,7 +203,7 @@ class _Run:
             advance(1)
             plain = self._attempt(PLAIN, lambda: self._align(PLAIN, predictions, robust=False))
             advance(1)
-            robust = self._align(ROBUST, predictions)
+            robust = self._robust(predictions)
             advance(1)
             sparse = self._find_tracks(robust, predictions)
             tracked = self._settle(robust, predictions, sparse)
@@ -307,6 +307,24 @@ class _Run:
         summary = summarise(name, self.views, scene, confidence, predictions, reliability)
         watcher().aligned(summary)
         return _Pass(name, scene, confidence, residual, judged, self._cost(name), summary)
+
+    def _robust(self, predictions: tuple[PairPrediction, ...]) -> _Pass:
+        """The robust alignment; where there is none, the views that tracks alone can place."""
+        try:
+            return self._align(ROBUST, predictions)
+        except AlignmentError as error:
+            config, floor, blank = (
+                self.config.alignment,
+                self.network.confidence_floor,
+                unaligned(self.views, predictions),
+            )
+            sparse = find_tracks(self.views, blank, predictions, config, self.config.tracks)
+            if sparse is None:
+                raise
+            warn(f"the pointmaps cannot be aligned ({error.found}); features place the cameras")
+            scene, confidence = settle(self.views, blank, predictions, sparse, config, floor)
+        summary = summarise(ROBUST, self.views, scene, confidence, predictions, None)
+        return _Pass(ROBUST, scene, confidence, pair_residual(scene, predictions), None, self._cost(ROBUST), summary)
 
     def _find_tracks(self, robust: _Pass, predictions: tuple[PairPrediction, ...]) -> SparseScene | None:
         """What features say; the network suggests the focal length, and how far apart views are that share no point."""

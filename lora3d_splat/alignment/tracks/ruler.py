@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...geometry.cameras import photograph_to_network_focal, principal_point_of
 from ...records import AlignedScene, PairPrediction, View
+from ..variables import USUAL_FOCAL, diagonal
 
 
 def own_depth(scene: AlignedScene, predictions: Sequence[PairPrediction], index: int) -> Tensor:
@@ -21,6 +24,22 @@ def own_depth(scene: AlignedScene, predictions: Sequence[PairPrediction], index:
     if not led:
         return scene.depth[index]
     return torch.stack([depth / depth.median() for depth in led]).median(dim=0).values.clamp_min(0)
+
+
+def unaligned(views: Sequence[View], predictions: Sequence[PairPrediction]) -> AlignedScene:
+    """Views that no alignment has placed, with their own depths: what tracks can still be settled on.
+
+    Nothing is registered; a usual focal length stands in.
+    """
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(views), 1, 1)
+    focal = [USUAL_FOCAL * photograph_to_network_focal(diagonal(view), view.affine) for view in views]
+    centre = torch.tensor([principal_point_of(view) for view in views], dtype=torch.float64)
+    blank = AlignedScene(
+        (False,) * len(views), ("neither pointmaps nor features place it",) * len(views), poses,
+        torch.tensor(focal, dtype=torch.float64), centre, tuple(torch.zeros(view.size) for view in views),
+        (), poses[:0], torch.zeros(0, dtype=torch.float64), 0.0, 0.0,
+    )  # fmt: skip
+    return replace(blank, depth=tuple(own_depth(blank, predictions, index) for index in range(len(views))))
 
 
 def sample_depth(depth: Tensor, pixels: Tensor) -> Tensor:
