@@ -18,7 +18,7 @@ from ..geometry.transforms import rigid, transform_points
 from ..records import AlignedScene, CalibratedConfidence, ImagePair, PairPrediction, PixelAffine, View
 from .config import AlignmentConfig
 from .dense import DenseView, dense_view
-from .diagnose import check_parallax, lost_views, misfit_views, too_few_views
+from .diagnose import check_parallax, heard_pairs, lost_views, misfit_views, silent_views, too_few_views
 from .initialise import Edge, grow_tree, initial_variables, prepare
 from .observations import Observations, Voting, observe, sides_of
 from .priors import CameraPriors, frame_of_priors, no_priors
@@ -78,10 +78,12 @@ def align(
     _check_shapes(views, predictions, priors)
     observations, voting = observe(views, predictions, priors, confidence_floor, config.samples_per_view)
     modes = focal_modes(views, config, priors)
-    reasons: list[str | None] = [None] * len(views)
+    heard = heard_pairs(observations, config)
+    silent = silent_views(observations, heard, config)
+    reasons: list[str | None] = [silent.get(index) for index in range(len(views))]
     solution, ticker = None, _Ticker(config.steps, advance, on_step)
     while solution is None:
-        subset = _subset(predictions, reasons)
+        subset = _subset(predictions, heard, reasons)
         if len(subset.members) < 2:
             raise too_few_views(views, reasons)
         solution = _solve_subset(subset, views, observations, modes, priors, config, reasons, ticker)
@@ -216,13 +218,14 @@ def _leave_out(subset: Subset, lost: dict[int, str], reasons: list[str | None]) 
         reasons[subset.members[index]] = reason
 
 
-def _subset(predictions: Sequence[PairPrediction], reasons: Sequence[str | None]) -> Subset:
+def _subset(predictions: Sequence[PairPrediction], heard: Sequence[bool], reasons: Sequence[str | None]) -> Subset:
+    """The views without a reason against them, and the pairs of such views that have something to say."""
     members = tuple(index for index, reason in enumerate(reasons) if reason is None)
     rename = {original: new for new, original in enumerate(members)}
     positions = tuple(
         position
         for position, item in enumerate(predictions)
-        if item.pair.reference in rename and item.pair.other in rename
+        if heard[position] and item.pair.reference in rename and item.pair.other in rename
     )
     pairs = (predictions[position].pair for position in positions)
     renamed = tuple(ImagePair(rename[pair.reference], rename[pair.other]) for pair in pairs)

@@ -18,6 +18,24 @@ from .solve import Problem, State
 Tree = Sequence[tuple[Edge, int, int]]
 
 
+def heard_pairs(observations: Observations, config: AlignmentConfig) -> list[bool]:
+    """Which pairs take part: those of which the network is sure of enough pixels to be held by them."""
+    voting = (observations.confidence > 0).sum(1).view(-1, 2).sum(1)
+    real = observations.real[observations.view].view(-1, 2).sum(1)
+    return (voting > config.confident_fraction * real.clamp_min(1)).tolist()
+
+
+def silent_views(observations: Observations, heard: Sequence[bool], config: AlignmentConfig) -> dict[int, str]:
+    """Views of which pairs were predicted, but none that takes part."""
+    owners = observations.view.view(-1, 2).tolist()
+    reached = {view for pair, use in zip(owners, heard, strict=True) if use for view in pair}
+    silent = {view for pair in owners for view in pair} - reached
+    blocks = {index: torch.nonzero(observations.view == index)[:, 0] for index in sorted(silent)}
+    return {
+        index: _unsure_sentence(_confident_share(observations, index, mine), config) for index, mine in blocks.items()
+    }
+
+
 def lost_views(
     names: Sequence[str], observations: Observations, edges: Sequence[Edge], tree: Tree, config: AlignmentConfig
 ) -> dict[int, str]:
@@ -54,9 +72,7 @@ def _unusable_views(
         elif len(blocks) == 0:
             reasons[index] = "no pair was predicted that has it as the reference view"
         elif (share := _confident_share(observations, index, blocks)) < config.confident_fraction:
-            reasons[index] = (
-                f"the network is sure of only {share:.1%} of its pixels ({config.confident_fraction:.1%} needed)"
-            )
+            reasons[index] = _unsure_sentence(share, config)
         else:
             best = min(mine, key=lambda edge: edge.disagreement)
             if best.disagreement > config.disagreement_limit:
@@ -112,6 +128,10 @@ def too_few_views(views: Sequence[View], reasons: Sequence[str | None]) -> Align
         "at least two photographs whose pictures overlap",
         "add photographs between the existing ones, so that neighbours share at least a third of the picture",
     )
+
+
+def _unsure_sentence(share: float, config: AlignmentConfig) -> str:
+    return f"the network is sure of only {share:.1%} of its pixels ({config.confident_fraction:.1%} needed)"
 
 
 def _group_sentence(names: Sequence[str], group: Sequence[int], largest: int) -> str:

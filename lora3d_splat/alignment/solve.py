@@ -166,6 +166,8 @@ def _stepped(problem: Problem, state: State, weights: Tensor, mu: float, damping
         layout.pin(problem.trust),
     )
     moved = variables.moved(*layout.split(gauss_newton_step(system, damping, CG_TOLERANCE, CG_ROUNDS)))
+    if layout.free_unit:
+        moved = moved.in_unit_of(variables, problem.trust)
     geometry = model.world_geometry(moved, observations)
     return _evaluated(problem, moved, geometry, model.best_depth(geometry, observations, weights, depth))
 

@@ -21,6 +21,18 @@ USUAL_FOCAL = 0.9
 """Focal over the photograph's diagonal where nothing tells: a diagonal field of view of 58 degrees."""
 
 
+SCALE_REACH = 4.6
+"""Largest deviation of a pair's log scale from the median, a factor of 100."""
+
+
+def within_reach(log_scale: Tensor) -> Tensor:
+    """Pair scales (P,) near enough to the others: under a bounded loss a hopeless pair could grow without end."""
+    if not len(log_scale):
+        return log_scale
+    middle = log_scale.median()
+    return log_scale.clamp(middle - SCALE_REACH, middle + SCALE_REACH)
+
+
 @dataclass(frozen=True)
 class Variables:
     """float64; the world frame's unit is set by the pinned mean of `log_scale`."""
@@ -40,8 +52,17 @@ class Variables:
             _nudge(self.T_world_view, view_step),
             self.log_focal + focal_step.clamp(-0.3, 0.3),
             _nudge(self.T_world_pair, pair_step[:, :6]),
-            self.log_scale + pair_step[:, 6],
+            within_reach(self.log_scale + pair_step[:, 6]),
         )
+
+    def in_unit_of(self, other: Variables, trust: Tensor) -> Variables:
+        """The same scene in the unit in which the mean log scale, pairs weighted by `trust` (P,), is the other's.
+
+        The spring of the step holds that mean only while no pair is held back by its reach.
+        """
+        drift = (trust @ (self.log_scale - other.log_scale) / trust.sum()).neg().exp()
+        still = torch.eye(3, dtype=drift.dtype, device=drift.device)
+        return self.moved_to(Similarity(drift, still, still.new_zeros(3)))
 
     def moved_to(self, frame: Similarity) -> Variables:
         """The same scene in another frame and unit."""
