@@ -199,6 +199,19 @@ def test_a_network_that_does_not_judge_itself_has_all_pixels_count_alike():
     assert float(confidence.view_confidence[0].mean()) == pytest.approx(1.0, abs=0.05)
 
 
+def test_a_pair_without_confidence_takes_no_part():
+    """What it claims cannot matter: nonsense of confidence 1 leaves the exact scene exact, and no trace in it."""
+    scene = make_scene(4)
+    predictions = list(predict(scene))
+    lost = garble(predictions[3], 1)
+    ones = torch.ones_like(lost.confidence_reference)
+    predictions[3] = replace(lost, confidence_reference=ones, confidence_other=ones)
+    aligned, _ = align(predictions, SMALL, views=scene.views)
+    assert errors(scene, aligned)["centre"] < 1e-4
+    assert lost.pair not in aligned.pairs
+    assert len(aligned.pairs) == len(predictions) - 1
+
+
 def test_photographs_in_which_a_network_sees_nothing_in_common_are_an_error_that_says_so():
     """Confidence 1, the least there is, on every pixel of every pair: what networks say of pictures without overlap."""
     scene = make_scene(3)

@@ -15,7 +15,7 @@ from lora3d_splat.alignment.normal_equations import System, gauss_newton_step
 from lora3d_splat.alignment.observations import Observations, observe, sample_grid
 from lora3d_splat.alignment.priors import no_priors
 from lora3d_splat.alignment.residuals import DESIGN, best_depth, error_map, errors, features, world_geometry
-from lora3d_splat.alignment.variables import FocalModes, Layout, Variables, focal_modes
+from lora3d_splat.alignment.variables import SCALE_REACH, FocalModes, Layout, Variables, focal_modes
 from lora3d_splat.errors import InputError
 from lora3d_splat.geometry.procrustes import Similarity
 from lora3d_splat.geometry.transforms import so3_exp
@@ -181,6 +181,24 @@ def test_the_gradient_is_that_of_the_squared_errors(started, depth_weight: float
         # The ray itself is held while it turns: what changes through it is of the order of the residual.
         slack = 0.0 if depth_weight == 1 else 0.05 * float(total.abs().max())
         assert float(numeric) == pytest.approx(float(total[parameter]), rel=1e-4, abs=1e-6 + slack)
+
+
+def test_a_pair_that_runs_away_is_held_and_takes_no_unit_along(started):
+    """A step that sends one pair's scale off: it ends a factor of 100 from the median, and the mean stays pinned."""
+    _, variables, *_ = started
+    count = len(variables.log_scale)
+    step = torch.zeros(count, 7, dtype=torch.float64)
+    step[0, 6] = 300.0
+    still = torch.zeros(len(variables.log_focal), 6, dtype=torch.float64)
+    trust = torch.linspace(0.1, 1.0, count, dtype=torch.float64)
+    moved = variables.moved(still, torch.zeros_like(variables.log_focal), step).in_unit_of(variables, trust)
+    assert float(moved.log_scale[0] - moved.log_scale.median()) == pytest.approx(SCALE_REACH)
+    torch.testing.assert_close(trust @ moved.log_scale, trust @ variables.log_scale)
+    centres, before = (each.T_world_view[:, :3, 3] for each in (moved, variables))
+    torch.testing.assert_close(
+        torch.cdist(centres, centres) * torch.cdist(before, before).max(),
+        torch.cdist(before, before) * torch.cdist(centres, centres).max(),
+    )
 
 
 def test_the_grid_covers_the_image_evenly_with_about_as_many_samples_as_asked():
