@@ -1,6 +1,6 @@
 """Cameras of posed scenes: pointmap alignment alone, with feature tracks, and COLMAP's incremental mapper.
 
-    OMP_NUM_THREADS=1 python benchmarks/tracks.py ../shared/data --cache /tmp/tracks
+    OMP_NUM_THREADS=1 python benchmarks/tracks.py ../shared/data --cache outputs/tracks
 
 For each scene all training views, then 6 and 3 evenly spaced ones, with the network compact and without fine-tuning.
 ATE is the RMSE of registered camera centres after Sim(3), over the extent of the true centres of all views; rotation
