@@ -26,6 +26,7 @@ from lora3d_splat.plugin.optimisation import Exponential, ExponentialConfig, Pro
 from lora3d_splat.plugin.photographs import PreparedPhotograph
 from lora3d_splat.plugin.resume import unfinished_checkpoint
 from lora3d_splat.plugin.split import instantsplat_split
+from lora3d_splat.plugin.trainer import ending_on_interrupt
 from lora3d_splat.records import PixelAffine, View
 
 
@@ -321,3 +322,11 @@ def test_variants_have_names_of_their_own():
     plain = configs["lora3d-splat-baseline"].pipeline.datamanager.dataparser.calibration
     assert (plain.lora, plain.alignment.robust) == (False, "none")
     assert configs["lora3d-splat-fast"].max_num_iterations < configs["lora3d-splat"].max_num_iterations
+
+
+def test_ctrl_c_is_one_sentence_and_a_status(capsys):
+    """nerfstudio would print a traceback."""
+    with pytest.raises(SystemExit) as ended, ending_on_interrupt():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert "the same command goes on from there" in " ".join(capsys.readouterr().out.split())

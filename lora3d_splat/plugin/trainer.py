@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Type  # noqa: UP035
@@ -12,10 +13,23 @@ import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from lora3d_splat.console import note
+from lora3d_splat.console import note, warn
 from lora3d_splat.memory import keep_freed_memory
 from lora3d_splat.plugin.optimisation import ExponentialConfig, Progress, SpanningConfig, seconds_of
 from lora3d_splat.plugin.resume import unfinished_checkpoint
+
+INTERRUPTED = 130
+"""Exit status of a program ended by Ctrl-C."""
+
+
+@contextmanager
+def ending_on_interrupt() -> Iterator[None]:
+    """Ctrl-C ends the program with one sentence, where nerfstudio would print the place in the code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn("interrupted; finished stages and checkpoints are kept, and the same command goes on from there")
+        raise SystemExit(INTERRUPTED) from None
 
 
 @dataclass
@@ -50,7 +64,7 @@ class Lora3DTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """nerfstudio's; until the pipeline is built, the viewer's port belongs to the preview of the calibration."""
-        with self._preview:
+        with ending_on_interrupt(), self._preview:
             if self.config.preview and self.config.is_viewer_enabled() and self.local_rank == 0:
                 self._open_preview()
             super().setup(test_mode)
@@ -90,7 +104,8 @@ class Lora3DTrainer(Trainer):
         if self._resumed is not None:
             self.config.max_num_iterations = max(0, self.config.max_num_iterations - self._start_step)
             self.step = self._start_step - 1
-        super().train()
+        with ending_on_interrupt():
+            super().train()
 
     @property
     def last_step(self) -> int:
