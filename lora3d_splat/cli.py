@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from lora3d_splat.console import note, warn
+from lora3d_splat.console import interrupted, note, warn
 from lora3d_splat.errors import Lora3DError
 from lora3d_splat.memory import keep_freed_memory
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 Format = Literal["ply", "splat", "spz", "colmap", "transforms", "glb", "mp4", "cameras"]
 Graph = Literal["auto", "complete", "window", "retrieval", "budget"]
 Precision = Literal["auto", "float32", "bfloat16"]
-INTERRUPTED = 130
-"""Exit status of a program ended by Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -319,8 +317,7 @@ def main(arguments: list[str]) -> int:
         warn(str(error))
         return 1
     except KeyboardInterrupt:
-        warn("interrupted; the stages that were finished are kept, and the same command goes on from there")
-        return INTERRUPTED
+        return interrupted()
 
 
 def _pretrain(arguments: list[str]) -> int:

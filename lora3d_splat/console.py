@@ -30,6 +30,12 @@ def warn(text: str) -> None:
     CONSOLE.print(f"! {text}", style="yellow", highlight=False, markup=False)
 
 
+def interrupted() -> int:
+    """Say what Ctrl-C has left, and return the exit status for it."""
+    warn("interrupted; the stages that were finished are kept, and the same command goes on from there")
+    return 130
+
+
 @contextmanager
 def display() -> Iterator[Progress]:
     """One live display for all stages inside the block; inside another one, that one."""

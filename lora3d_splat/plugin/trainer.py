@@ -13,13 +13,10 @@ import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from lora3d_splat.console import note, warn
+from lora3d_splat.console import interrupted, note
 from lora3d_splat.memory import keep_freed_memory
 from lora3d_splat.plugin.optimisation import ExponentialConfig, Progress, SpanningConfig, seconds_of
 from lora3d_splat.plugin.resume import unfinished_checkpoint
-
-INTERRUPTED = 130
-"""Exit status of a program ended by Ctrl-C."""
 
 
 @contextmanager
@@ -28,8 +25,7 @@ def ending_on_interrupt() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        warn("interrupted; finished stages and checkpoints are kept, and the same command goes on from there")
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(interrupted()) from None
 
 
 @dataclass
