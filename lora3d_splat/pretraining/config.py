@@ -18,6 +18,8 @@ class PretrainConfig:
 
     folder: Path = Path("runs/compact")
     """Where checkpoint, progress and the exported network are kept."""
+    initial: Path | None = None
+    """Exported weights to go on from, such as those of an earlier training; None starts from nothing."""
     hours: float = 2.0
     """Wall-clock budget; the learning rate is annealed to end with it. A resumed run continues its own budget."""
     steps: int | None = None
@@ -34,10 +36,14 @@ class PretrainConfig:
     """Unordered view pairs per step; both orders of each are trained."""
     sizes: tuple[Size, ...] = ((96, 128), (128, 96), (112, 112), (80, 128))
     """Image sizes (height, width); scenes take turns."""
-    final_sizes: tuple[Size, ...] = ((96, 128), (128, 96), (112, 112), (96, 144))
+    final_sizes: tuple[Size, ...] = ((128, 160), (160, 128), (144, 144), (112, 160))
     """Image sizes of the scenes rendered after `final_share` of the budget."""
     final_share: float = 0.5
     """Share of the budget after which new scenes take the final sizes."""
+    long_side: int = 160
+    """Long side of photographs that the exported network asks for, pixels."""
+    motion: tuple[float, float] = (0.08, 1.0)
+    """How far a series moves, as a share of the distance to what it shows; log-uniform between the two."""
     pool_scenes: int = 480
     """Scenes kept for drawing pairs; the oldest one makes room for the next."""
     first_scenes: int = 32

@@ -84,7 +84,7 @@ class ScenePool:
         return [(scene.seed, scene.size) for scene in self.scenes]
 
     def _render(self, seed: int, size: Size) -> PooledScene:
-        scene = render_scene(seed, size, self.config.views)
+        scene = render_scene(seed, size, self.config.views, motion=self.config.motion)
         return PooledScene(seed, scene, scene_pairs(scene))
 
     def extend(self, count: int, sizes: tuple[Size, ...]) -> None:

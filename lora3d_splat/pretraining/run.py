@@ -83,7 +83,7 @@ def export(trainer: Trainer, target: Path) -> None:
     accuracy = evaluate(trainer.average, 2 * config.validation_scenes) if config.validation_scenes else None
     metadata = {
         "architecture": architecture_json(trainer.average),
-        "long_side": str(CompactNetwork.long_side),
+        "long_side": str(config.long_side),
         "licence": CompactNetwork.licence,
         "command": command(config),
         "steps": str(trainer.steps),

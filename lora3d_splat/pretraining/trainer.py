@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lora3d_splat.errors import InputError
 from lora3d_splat.networks.base import EncodedViews
-from lora3d_splat.networks.compact import CompactNetwork, CompactOutput
+from lora3d_splat.networks.compact import CompactNetwork, CompactOutput, load_compact
 from lora3d_splat.pretraining.config import PretrainConfig
 from lora3d_splat.pretraining.data import PairBatch, ScenePool
 from lora3d_splat.pretraining.losses import depth_loss, match_loss, point_loss
@@ -54,13 +55,27 @@ class Trainer:
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
         torch.manual_seed(config.seed)
-        self.master = CompactNetwork(config.architecture).to(config.device)
+        self.master = self._first_weights().to(config.device)
         self.average = copy.deepcopy(self.master).eval().requires_grad_(False)
         self.worker = copy.deepcopy(self.master).to(torch.bfloat16) if config.half_precision else self.master
         self.optimizers = make_optimizers(self.master, config.muon_rate, config.adam_rate)
         self.steps, self.pairs, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, float]] = []
         self.pool: ScenePool | None = None
+
+    def _first_weights(self) -> CompactNetwork:
+        """Random, or those of `initial`, whose architecture must be the one asked for."""
+        config = self.config
+        if config.initial is None:
+            return CompactNetwork(config.architecture)
+        network = load_compact(config.initial).train()
+        if network.architecture != config.architecture:
+            raise InputError(
+                f"{config.initial} with {network.architecture}",
+                f"weights of {config.architecture}",
+                "set the architecture to that of the weights, or leave --initial out",
+            )
+        return network
 
     @property
     def progress(self) -> float:

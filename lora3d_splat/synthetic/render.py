@@ -17,6 +17,8 @@ STYLE_OFFSET = {"train": 0, "heldout": 1 << 40}
 """separates the seeds of the styles"""
 ATTEMPTS = 24
 """camera draws per view before the scene is given up"""
+MOTION = (0.05, 0.6)
+"""how far a series moves, as a share of the distance to what it shows: log-uniform between the two"""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,18 @@ def sane(depth: np.ndarray) -> bool:
 
 
 def draw_series(
-    rng: np.random.Generator, world: World, style: str, stand: Stand, focal: float, long_side: int, views: int
+    rng: np.random.Generator,
+    world: World,
+    style: str,
+    stand: Stand,
+    focal: float,
+    long_side: int,
+    views: int,
+    motion: tuple[float, float],
 ):
     """Poses whose previews are sane, the first one at the stand; None when the place does not allow it."""
     kind = str(rng.choice(["orbit", "sidestep", "forward", "free"], p=[0.4, 0.25, 0.1, 0.25]))
-    amount = float(np.exp(rng.uniform(np.log(0.05), np.log(0.6))))
+    amount = float(np.exp(rng.uniform(*np.log(motion))))
     poses: list[np.ndarray] = []
     for _ in range(ATTEMPTS):
         pose = draw_pose(rng, stand, kind, amount, first=not poses)
@@ -75,7 +84,9 @@ def draw_series(
     return None
 
 
-def render_scene(seed: int, size: tuple[int, int], views: int = 6, style: str = "train") -> SyntheticScene:
+def render_scene(
+    seed: int, size: tuple[int, int], views: int = 6, style: str = "train", motion: tuple[float, float] = MOTION
+) -> SyntheticScene:
     """A photo series that depends on its arguments alone. `size` (H, W) pixels; fov 40-80 degrees on the long side."""
     if style not in SEEDS:
         raise InputError(f"style {style!r}", " or ".join(SEEDS), "pass one of the accepted styles")
@@ -87,7 +98,7 @@ def render_scene(seed: int, size: tuple[int, int], views: int = 6, style: str = 
         stand = KINDS[kind][0](build)
         world = build.finish()
         focal = max(size) / 2 / np.tan(np.radians(rng.uniform(40, 80)) / 2)
-        poses = draw_series(rng, world, style, stand, focal, max(size), views)
+        poses = draw_series(rng, world, style, stand, focal, max(size), views, motion)
         if poses is not None:
             break
     zoom = np.exp(rng.normal(0, 0.12, views)) if rng.uniform() < 0.12 else np.ones(views)
