@@ -33,6 +33,24 @@ def test_ssim_ends_and_symmetry():
     assert "window" in small.reason
 
 
+def test_masked_pixels_say_nothing():
+    """Wrong pixels under the mask change no metric; the rest is judged as by hand, windows by their centres."""
+    photo, rendered = picture(0, 48), picture(0, 48).clone()
+    counted = torch.ones(48, 48, 1, dtype=torch.bool)
+    counted[:, :24] = False
+    rendered[:, 24:] = (rendered[:, 24:] * 0.8).clamp(0, 1)
+    wrong = rendered.clone()
+    wrong[:, :24] = 1 - wrong[:, :24]
+    assert psnr(wrong, photo, counted) == pytest.approx(psnr(rendered[:, 24:], photo[:, 24:]), abs=1e-6)
+    kept, judged = (image_metrics(each, photo, Lpips("off"), counted) for each in (rendered, wrong))
+    assert kept == judged
+    whole = ssim(rendered, photo, torch.ones_like(counted)).number
+    assert whole == pytest.approx(ssim(rendered, photo).number, abs=1e-5)
+    assert judged["ssim"].number < whole  # the left half, equal to the photograph, is not counted as a success
+    nothing = image_metrics(rendered, photo, Lpips("off"), torch.zeros_like(counted))
+    assert all(value.number is None and "mask" in (value.reason or "") for value in nothing.values())
+
+
 def test_missing_backbones_give_reasons_and_no_numbers(tmp_path, monkeypatch):
     """With an empty cache and downloads off, LPIPS is None and says where the weights belong."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

@@ -22,7 +22,7 @@ from lora3d_splat.plugin.context import run_context
 from lora3d_splat.plugin.depth_prior import DepthPrior, depth_prior
 from lora3d_splat.plugin.given_cameras import read_cameras, with_cameras
 from lora3d_splat.plugin.normalise import Normalisation, normalisation
-from lora3d_splat.plugin.photographs import PreparedPhotograph, prepare_photograph
+from lora3d_splat.plugin.photographs import PreparedPhotograph, prepare_mask, prepare_photograph
 from lora3d_splat.plugin.split import EvalMode, Split, split_photographs
 from lora3d_splat.records import Calibration, View
 from lora3d_splat.self_calibration import CalibrationConfig
@@ -68,6 +68,8 @@ class PlacedView:
 
     camera: PhotographCamera
     photograph: PreparedPhotograph
+    mask: Path | None = None
+    """file of the photograph's size, white where pixels count; None where no photograph of the set has a mask"""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Lora3DDataParser(DataParser):
             image_filenames=[view.photograph.path for view in views],
             cameras=nerfstudio_cameras(views, scene.normalisation, indexed=train),
             scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])),
+            mask_filenames=_masks(views),
             metadata=_seed_metadata(scene) if split == "train" else {},
             dataparser_transform=scene.normalisation.transform,
             dataparser_scale=scene.normalisation.scale,
@@ -189,6 +192,12 @@ def nerfstudio_cameras(views: tuple[PlacedView, ...], frame: Normalisation, inde
     )
 
 
+def _masks(views: tuple[PlacedView, ...]) -> list[Path] | None:
+    """nerfstudio takes a mask for every photograph, or none at all."""
+    masks = [view.mask for view in views if view.mask is not None]
+    return masks if len(masks) == len(views) else None
+
+
 def _calibration_settings(config: Lora3DDataParserConfig) -> CalibrationConfig:
     """The calibration's settings; a fresh one is asked for only while a training run is being set up."""
     if not config.recalibrate:
@@ -232,12 +241,15 @@ class _Studio:
 
     def place(self, views: tuple[View, ...], cameras: tuple[PhotographCamera, ...]) -> tuple[PlacedView, ...]:
         """The registered views with their prepared photographs."""
-        pairs = zip(views, cameras, strict=True)
-        return tuple(
-            PlacedView(camera, prepare_photograph(view, self.long_side, self.folder))
-            for view, camera in pairs
-            if camera.registered
-        )
+        chosen = [(view, camera) for view, camera in zip(views, cameras, strict=True) if camera.registered]
+        masked = any(view.mask is not None for view, _ in chosen)
+        placed = []
+        for view, camera in chosen:
+            photograph = prepare_photograph(view, self.long_side, self.folder)
+            placed.append(
+                PlacedView(camera, photograph, prepare_mask(view, photograph, self.folder) if masked else None)
+            )
+        return tuple(placed)
 
 
 def _poses(views: tuple[PlacedView, ...]) -> torch.Tensor:

@@ -20,6 +20,7 @@ from lora3d_splat.console import stage
 from lora3d_splat.geometry.transforms import opencv_to_opengl, opengl_to_opencv
 from lora3d_splat.metrics.heldout_pose import AlignedPose, PoseAlignmentConfig, Render, align_pose
 from lora3d_splat.metrics.image import NAMES, Value, image_metrics
+from lora3d_splat.plugin.counted import counted_pixels
 from lora3d_splat.plugin.crops import Crop, crop_camera
 from lora3d_splat.plugin.model import Lora3DSplatModel
 
@@ -68,15 +69,16 @@ def score_view(
         outputs = model.render(camera, pose)
     photo = model.composite_with_background(model.get_gt_img(batch["image"]), outputs["background"])
     seconds = time.perf_counter() - start
-    found = align_pose(view_renderer(model, camera), photo, _opencv(pose), config)
+    counted = counted_pixels(batch, model.device)
+    found = align_pose(view_renderer(model, camera, counted), photo, _opencv(pose), config)
     aligned = outputs["rgb"]
     if found.steps:
         with torch.no_grad():
             aligned = model.render(camera, _opengl(found.T_world_camera))["rgb"]
     return ViewScore(
-        image_metrics(outputs["rgb"], photo, model.lpips_networks),
-        image_metrics(aligned, photo, model.lpips_networks),
-        half_image_scores(model, camera, photo, pose, config),
+        image_metrics(outputs["rgb"], photo, model.lpips_networks, counted),
+        image_metrics(aligned, photo, model.lpips_networks, counted),
+        half_image_scores(model, camera, photo, counted, pose, config),
         found,
         photo.cpu(),
         outputs["rgb"].cpu(),
@@ -86,27 +88,43 @@ def score_view(
 
 
 def half_image_scores(
-    model: Lora3DSplatModel, camera: Cameras, photo: Tensor, pose: Tensor, config: PoseAlignmentConfig
+    model: Lora3DSplatModel,
+    camera: Cameras,
+    photo: Tensor,
+    counted: Tensor | None,
+    pose: Tensor,
+    config: PoseAlignmentConfig,
 ) -> dict[str, Value]:
     """Means over the left and the right half of a photograph (H, W, 3), each from the pose aligned on the other."""
+    counts = (lambda crop: None) if counted is None else (lambda crop: crop.of(counted))
     height, width = photo.shape[:2]
     left, right = Crop(0, 0, width // 2, height), Crop(width // 2, 0, width - width // 2, height)
     scores = []
     for fitted, scored in ((left, right), (right, left)):
-        render = view_renderer(model, crop_camera(camera, fitted))
+        render = view_renderer(model, crop_camera(camera, fitted), counts(fitted))
         found = align_pose(render, fitted.of(photo), _opencv(pose), config)
         with torch.no_grad():
             rendered = model.render(crop_camera(camera, scored), _opengl(found.T_world_camera))["rgb"]
-        scores.append(image_metrics(rendered, scored.of(photo), model.lpips_networks))
+        scores.append(image_metrics(rendered, scored.of(photo), model.lpips_networks, counts(scored)))
     return mean_scores(scores)
 
 
-def view_renderer(model: Lora3DSplatModel, camera: Cameras) -> Render:
-    """A function from pose and reduction to colours and opacity, differentiable in the pose."""
+def view_renderer(model: Lora3DSplatModel, camera: Cameras, counted: Tensor | None = None) -> Render:
+    """A function from pose and reduction to colours and opacity, differentiable in the pose.
+
+    Where `counted` (H, W, 1) is false, nothing seems to be rendered: the alignment of the pose looks elsewhere.
+    """
 
     def render(T_world_camera: Tensor, level: int) -> tuple[Tensor, Tensor]:
         outputs = model.render(reduced_camera(camera, level), _opengl(T_world_camera), with_depth=False)
-        return outputs["rgb"], outputs["accumulation"]
+        opacity = outputs["accumulation"]
+        if counted is not None:
+            height, width = opacity.shape[:2]
+            whole = (
+                counted[: height * level, : width * level].unflatten(0, (height, level)).unflatten(2, (width, level))
+            )
+            opacity = opacity * whole.all(3).all(1)
+        return outputs["rgb"], opacity
 
     return render
 

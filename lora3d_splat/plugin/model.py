@@ -19,10 +19,11 @@ from torch.nn import Parameter, ParameterDict
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.gaussians.spacing import neighbour_distance
-from lora3d_splat.metrics.image import image_metrics
+from lora3d_splat.metrics.image import decibels, image_metrics
 from lora3d_splat.metrics.lpips import Lpips, LpipsMode
 from lora3d_splat.photometric import photo_loss
 from lora3d_splat.plugin.camera_poses import CameraPoses, CameraPosesConfig
+from lora3d_splat.plugin.counted import counted_pixels, overlook
 from lora3d_splat.plugin.densify import CAP, DensifyConfig, explore, grow, relocate
 from lora3d_splat.plugin.depth_prior import DepthPrior, depth_loss
 from lora3d_splat.plugin.held_crops import EarlyStopConfig, HeldCrops
@@ -154,20 +155,17 @@ class Lora3DSplatModel(SplatfactoModel):
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the training picture and how far the cameras have moved."""
         photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        error = (outputs["rgb"].detach() - photo).square().mean()
-        metrics: dict[str, Any] = {"psnr": -10.0 * error.clamp_min(1e-10).log10(), "gaussian_count": self.num_points}
+        value = decibels(outputs["rgb"].detach(), photo, counted_pixels(batch, self.device))
+        metrics: dict[str, Any] = {"psnr": value, "gaussian_count": self.num_points}
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """(1 - lambda) L1 + lambda (1 - SSIM), lambda = 0.2 (3D Gaussian Splatting)."""
+        """(1 - lambda) L1 + lambda (1 - SSIM), lambda = 0.2 (3D Gaussian Splatting); masked pixels count as right."""
         photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        rendered = outputs["rgb"]
-        if "mask" in batch:
-            mask = batch["mask"].to(self.device)
-            photo, rendered = photo * mask, rendered * mask
+        rendered = overlook(outputs["rgb"], photo, counted_pixels(batch, self.device))
         view = batch.get("image_idx", -1)
         if self.training and self.held_crops is not None:
             rendered = self.held_crops.hide(view, rendered, photo)
@@ -188,7 +186,7 @@ class Lora3DSplatModel(SplatfactoModel):
         """PSNR, SSIM and the LPIPS that can be had; nerfstudio's writers take numbers only, so others are left out."""
         photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
         self.lpips_networks.device = self.device
-        values = image_metrics(outputs["rgb"], photo, self.lpips_networks)
+        values = image_metrics(outputs["rgb"], photo, self.lpips_networks, counted_pixels(batch, self.device))
         numbers = {name: value.number for name, value in values.items() if value.number is not None}
         return numbers, {"img": torch.cat([photo, outputs["rgb"]], dim=1)}
 

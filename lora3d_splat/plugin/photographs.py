@@ -1,14 +1,17 @@
-"""Photographs as nerfstudio's datasets can read them: upright, 8-bit RGB, no larger than asked for."""
+"""Photographs and masks as nerfstudio's datasets can read them: upright, 8 bits, no larger than asked for."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from lora3d_splat.files import atomic_file
-from lora3d_splat.images.load import open_upright
+from lora3d_splat.images.load import open_upright, upright_mask
+from lora3d_splat.images.masks import OPAQUE
 from lora3d_splat.records import View
 
 EXIF_ORIENTATION = 0x0112
@@ -41,6 +44,20 @@ def prepare_photograph(view: View, long_side: int, folder: Path) -> PreparedPhot
         with atomic_file(copy) as temporary:
             photo.resize((width, height), Image.Resampling.LANCZOS).save(temporary, format="PNG", compress_level=3)
     return PreparedPhotograph(copy.absolute(), width, height, *scales)
+
+
+def prepare_mask(view: View, photograph: PreparedPhotograph, folder: Path) -> Path:
+    """A file of the prepared photograph's size, white where pixels count: everywhere, if the view has no mask."""
+    size = (photograph.width, photograph.height)
+    mask = None if view.mask is None else upright_mask(view.path)
+    counted = np.full(size[::-1], 255, np.uint8)
+    if mask is not None:
+        counted = np.where(np.asarray(mask.resize(size, Image.Resampling.NEAREST)) >= OPAQUE, 255, 0).astype(np.uint8)
+    file = folder / f"mask-{hashlib.sha256(counted.tobytes()).hexdigest()[:32]}-{size[0]}x{size[1]}.png"
+    if not _holds(file, size):
+        with atomic_file(file) as temporary:
+            Image.fromarray(counted).save(temporary, format="PNG")
+    return file.absolute()
 
 
 def _plain(path: Path) -> bool:

@@ -18,6 +18,7 @@ from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
 from lora3d_splat.metrics.image import psnr
 from lora3d_splat.outputs import write_outputs, write_report
 from lora3d_splat.plugin.camera_poses import bake
+from lora3d_splat.plugin.counted import counted_pixels, overlook
 from lora3d_splat.plugin.crops import crop_camera
 from lora3d_splat.plugin.datamanager import Lora3DDatamanager, Lora3DDatamanagerConfig
 from lora3d_splat.plugin.dataparser import PlacedScene
@@ -203,9 +204,12 @@ class Lora3DPipeline(VanillaPipeline):
             whole = dataset.cameras[view : view + 1].to(self.device)
             pose = self._splats.camera_optimizer.apply_to_camera(whole)
             outputs = self._splats.render(crop_camera(whole, crop), pose, with_depth=False)
-            photo = self._splats.get_gt_img(crop.of(self.datamanager.cached_train[view]["image"]))
-            rendered.append(outputs["rgb"])
-            photos.append(self._splats.composite_with_background(photo, outputs["background"]))
+            batch = self.datamanager.cached_train[view]
+            photo = self._splats.get_gt_img(crop.of(batch["image"]))
+            photo = self._splats.composite_with_background(photo, outputs["background"])
+            counted = counted_pixels(batch, self.device)
+            rendered.append(overlook(outputs["rgb"], photo, None if counted is None else crop.of(counted)))
+            photos.append(photo)
         self._splats.train()
         return crops.loss(rendered, photos)
 
@@ -219,7 +223,8 @@ class Lora3DPipeline(VanillaPipeline):
         for camera, batch in self.datamanager.fixed_indices_eval_dataloader[:LOOKED_AT]:
             outputs = self._splats.render(camera, camera.camera_to_worlds, with_depth=False)
             photo = self._splats.get_gt_img(batch["image"])
-            values.append(psnr(outputs["rgb"], self._splats.composite_with_background(photo, outputs["background"])))
+            photo = self._splats.composite_with_background(photo, outputs["background"])
+            values.append(psnr(outputs["rgb"], photo, counted_pixels(batch, self.device)))
         self._splats.train()
         self.training_log.looked(step, sum(values) / len(values))
 
