@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -100,6 +101,57 @@ def test_training_lowered_the_loss(run):
         ).eval()
         before = psnr(seeded.get_outputs(camera)["rgb"], photo)
     assert after > before + 2.0
+
+
+def test_exported_transforms_train_with_nerfstudios_dataparser(run, tmp_path):
+    """Cameras of transforms.json as nerfstudio reads them, points of seed.ply as plyfile does: points fit the cameras, and steps lower the loss."""
+    from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    from lora3d_splat.run_export import export_source
+
+    export_source(base(run), tmp_path, ("transforms",))
+    parser = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all", downscale_factor=1)
+    manager = FullImageDatamanagerConfig(dataparser=parser, cache_images="gpu").setup(device="cpu")
+    # nerfstudio reads points through open3d, which not every machine can import; the similarity is the dataparser's.
+    outputs = manager.train_dataparser_outputs
+    vertices = pytest.importorskip("plyfile").PlyData.read(str(tmp_path / "seed.ply"))["vertex"]
+    points = torch.tensor(np.stack([vertices[axis] for axis in "xyz"], 1)).float()
+    rgb = torch.tensor(np.stack([vertices[name] for name in ("red", "green", "blue")], 1))
+    transform = outputs.dataparser_transform
+    points = (points @ transform[:, :3].T + transform[:, 3]) * outputs.dataparser_scale
+    assert len(points) == run.pipeline.model.num_points
+    model = run.config.pipeline.model.setup(
+        scene_box=None, num_train_data=len(manager.train_dataset), metadata={}, seed_points=(points, rgb)
+    )
+    optimizer = torch.optim.Adam([model.gauss_params[name] for name in ("features_dc", "opacities", "scales")], 0.02)
+    losses = []
+    for step in range(21):
+        camera, batch = manager.next_train(step)
+        loss = sum(model.get_loss_dict(model.get_outputs(camera), batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert sum(losses[-7:]) < 0.8 * sum(losses[:7])
+
+
+def test_another_dataparser_is_refused_in_one_sentence(run, tmp_path):
+    """A dataset that nothing calibrates has no scene to report on."""
+    from dataclasses import replace
+
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    from lora3d_splat.errors import InputError
+    from lora3d_splat.run_export import export_source
+
+    export_source(base(run), tmp_path, ("transforms",))
+    parser = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all", downscale_factor=1)
+    config = replace(
+        run.config.pipeline, datamanager=replace(run.config.pipeline.datamanager, data=None, dataparser=parser)
+    )
+    with pytest.raises(InputError, match="lora3d-data"):
+        config.setup(device="cpu", test_mode="test")
 
 
 def test_checkpoint_is_plain_and_small(run):

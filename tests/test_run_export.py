@@ -105,6 +105,19 @@ def test_nerfstudio_reads_the_transforms(run: Path, exported: Path) -> None:
         assert float(outputs.cameras.fx[index]) == pytest.approx(camera.fx)
 
 
+def test_others_read_the_splat(run: Path, exported: Path) -> None:
+    """splat.ply as two other programs see it: every Gaussian in its place, with its opacity and its size."""
+    plyfile, gsply = pytest.importorskip("plyfile"), pytest.importorskip("gsply")
+    splat = read_splat_ply(run / "splat.ply")
+    vertices = plyfile.PlyData.read(str(exported / "splat.ply"))["vertex"]
+    assert vertices.count == 60
+    np.testing.assert_array_equal(np.stack([vertices[axis] for axis in "xyz"], 1), splat.means)
+    other = gsply.plyread(str(exported / "splat.ply"))
+    np.testing.assert_array_equal(other.means, splat.means)
+    np.testing.assert_array_equal(other.opacities, np.asarray(vertices["opacity"]))
+    np.testing.assert_array_equal(other.scales, np.stack([vertices[f"scale_{k}"] for k in range(3)], 1))
+
+
 def test_a_run_without_its_end_gives_its_calibration(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The cameras as calibrated, with a warning; formats of Gaussians are refused with a sentence."""
     save_calibration(make_calibration(tmp_path), tmp_path / "run" / "calibration")

@@ -240,7 +240,7 @@ class Lora3DSplatModel(SplatfactoModel):
         if self.seed_points is None:
             raise InputError(
                 found="a dataset without points",
-                accepted="the dataparser lora3d-data, or one that gives points3D_xyz and points3D_rgb",
+                accepted="the dataparser lora3d-data",
                 remedy="leave the dataparser out, or name lora3d-data last on the command line",
             )
         means, rgb = self.seed_points[0].float(), self.seed_points[1].float() / 255.0

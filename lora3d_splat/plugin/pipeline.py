@@ -14,6 +14,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 
 from lora3d_splat.console import note
+from lora3d_splat.errors import InputError
 from lora3d_splat.metrics.heldout_pose import PoseAlignmentConfig
 from lora3d_splat.metrics.image import psnr
 from lora3d_splat.outputs import write_outputs, write_report
@@ -21,7 +22,7 @@ from lora3d_splat.plugin.camera_poses import bake
 from lora3d_splat.plugin.counted import counted_pixels, overlook
 from lora3d_splat.plugin.crops import crop_camera
 from lora3d_splat.plugin.datamanager import Lora3DDatamanager, Lora3DDatamanagerConfig
-from lora3d_splat.plugin.dataparser import PlacedScene
+from lora3d_splat.plugin.dataparser import Lora3DDataParser, PlacedScene
 from lora3d_splat.plugin.evaluation import ViewScore, flat_means, reduced_camera, score_views
 from lora3d_splat.plugin.ffmpeg import provide_ffmpeg
 from lora3d_splat.plugin.held_crops import HeldCrops
@@ -243,5 +244,12 @@ class Lora3DPipeline(VanillaPipeline):
 
     @property
     def scene(self) -> PlacedScene:
-        """The calibrated scene that the run works on."""
-        return self.datamanager.dataparser.scene
+        """The calibrated scene that the run works on. Raises InputError for a dataparser that calibrates nothing."""
+        dataparser = self.datamanager.dataparser
+        if not isinstance(dataparser, Lora3DDataParser):
+            raise InputError(
+                f"the dataparser {type(dataparser).__name__}, which calibrates nothing",
+                "the dataparser lora3d-data",
+                "leave it out; give cameras that are known with its `--calibration.known.cameras`",
+            )
+        return dataparser.scene
