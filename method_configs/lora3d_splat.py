@@ -65,10 +65,11 @@ def _long() -> Any:
 
 
 def _baseline() -> Any:
-    """What self-calibration is compared with: the network's own confidence, no fine-tuning."""
+    """What self-calibration is compared with: the network's own confidence, no fine-tuning, no tracks."""
 
     def plain(given: Any) -> Any:
-        return replace(given, lora=False, alignment=replace(given.alignment, robust="none"))
+        alignment = replace(given.alignment, robust="none")
+        return replace(given, lora=False, tracks="off", sharpen_depth="off", alignment=alignment)
 
     return replace(_with_data(_default(), calibration=plain), method_name="lora3d-splat-baseline")
 

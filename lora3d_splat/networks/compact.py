@@ -43,6 +43,8 @@ START_FOCAL = 0.9
 OVERLAP = (0.07, 0.10)
 """Mean cycle consistency of the matches: pairs below the first show different things, those above the second the same
 (docs/compact.md). In between the log-confidence fades."""
+FARTHEST = 7.0
+"""largest log(1 + distance) of a point; nearest things are at about 1, so this is beyond every horizon"""
 DEPTH_RANGE = 2.0
 """largest absolute log of a guessed depth"""
 
@@ -212,7 +214,7 @@ class CompactNetwork(nn.Module):
         start = F.interpolate(start, scale_factor=4, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         distance = start.norm(dim=-1, keepdim=True).clamp(min=1e-3)
         vectors = start * (torch.log1p(distance) / distance) + raw[..., :3]
-        length = vectors.square().sum(-1, keepdim=True).add(1e-12).sqrt()
+        length = vectors.square().sum(-1, keepdim=True).add(1e-12).sqrt().clamp(max=FARTHEST)
         return vectors * (torch.expm1(length) / length), 1 + raw[..., 3].exp()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import ParameterDict
+from torch.nn import Parameter, ParameterDict
 from torch.optim import Optimizer
 
 from lora3d_splat.gaussians.mcmc import draw_by_opacity, exploration_noise, share_between_copies
@@ -63,11 +63,9 @@ def grow(params: ParameterDict, optimizers: dict[str, Optimizer], count: int, mi
     opacity = params["opacities"].flatten().sigmoid()
     originals = draw_by_opacity(opacity, count)
     _share(params, originals, min_opacity)
-    for name, value in params.items():
-        # The Parameter object stays: the optimiser and nerfstudio's trainer hold it.
-        value.data = torch.cat([value.data, value.data[originals]])
-        value.grad = None
+    for name, value in list(params.items()):
         _each_moment(optimizers[name], lambda moment: torch.cat([moment, moment.new_zeros(count, *moment.shape[1:])]))
+        params[name] = _replace(optimizers[name], value, torch.cat([value.data, value.data[originals]]))
     return originals
 
 
@@ -85,6 +83,17 @@ def _share(params: ParameterDict, targets: Tensor, min_opacity: float) -> None:
     opacity, scale = share_between_copies(opacity, scale, copies)
     params["opacities"].data[targets] = opacity.clamp(min_opacity, 1.0 - 1e-7).logit()[:, None]
     params["scales"].data[targets] = scale.log()
+
+
+def _replace(optimizer: Optimizer, old: Parameter, values: Tensor) -> Parameter:
+    """A new Parameter in the old one's place. The old one, resized, would not do: as long as something keeps a graph of
+    an earlier step, torch goes on expecting gradients of the old size."""
+    new = Parameter(values)
+    for group in optimizer.param_groups:
+        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+    if old in optimizer.state:
+        optimizer.state[new] = optimizer.state.pop(old)
+    return new
 
 
 def _each_moment(optimizer: Optimizer, change: Callable[[Tensor], Tensor]) -> None:

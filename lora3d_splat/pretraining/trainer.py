@@ -19,6 +19,9 @@ from lora3d_splat.pretraining.data import PairBatch, ScenePool
 from lora3d_splat.pretraining.losses import depth_loss, match_loss, point_loss
 from lora3d_splat.pretraining.optimizer import make_optimizers
 
+WILD = 100.0
+"""Gradient norm from which a step is left out: a single point that ran away; the usual norm is 3 to 7."""
+
 
 @dataclass(frozen=True)
 class StepLosses:
@@ -109,7 +112,7 @@ class Trainer:
             if self.config.half_precision:
                 worker.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self.master.parameters(), 20.0)
-        if torch.isfinite(norm):
+        if norm < WILD:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * factor
