@@ -104,7 +104,7 @@ def test_training_lowered_the_loss(run):
 
 
 def test_exported_transforms_train_with_nerfstudios_dataparser(run, tmp_path):
-    """Cameras of transforms.json as nerfstudio reads them, points of seed.ply as plyfile does: points fit the cameras, and steps lower the loss."""
+    """Cameras as nerfstudio reads them, points as plyfile does: they fit, and steps lower the loss."""
     from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
