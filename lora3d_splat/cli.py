@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Format = Literal["ply", "splat", "spz", "colmap", "transforms", "glb", "mp4", "cameras"]
 Graph = Literal["auto", "complete", "window", "retrieval", "budget"]
 Precision = Literal["auto", "float32", "bfloat16"]
+PREVIEW_SCENES = 8
+"""Rows of a contact sheet where no number is given."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,11 @@ class Calibrate:
     """Honour masks: white counts, in a folder masks/ in or beside that of the photographs, or their alpha channel."""
     long_side: int | None = None
     """Long side of the images given to the network, in pixels; the network's own where not given."""
+    adapt: Literal["pseudo-labels", "triplet", "none"] = "pseudo-labels"
+    """Fine-tune the network on its own trusted predictions (LoRA3D), on triplets of photographs that must agree
+    (Test3R), or not at all; the adapter is kept only where left-out pairs do not get worse."""
     lora: bool = True
-    """Fine-tune the network on its own trusted predictions (the adapter is kept only where it helps)."""
+    """--no-lora says the same as --adapt none."""
     tracks: Literal["auto", "on", "off"] = "auto"
     """Cameras from feature tracks: auto (where they convince), on (wherever two views match), or off."""
     sharpen_depth: Literal["auto", "on", "off"] = "auto"
@@ -112,8 +117,9 @@ class Calibrate:
         """The settings of the calibration, those not given left at their defaults."""
         from lora3d_splat.self_calibration import CalibrationConfig
 
+        adapt = self.adapt if self.lora else "none"
         base = CalibrationConfig(
-            self.network, self.long_side, self.lora, device=self.device, offline=self.offline, cache=self.cache
+            self.network, self.long_side, adapt, device=self.device, offline=self.offline, cache=self.cache
         )
         alignment = replace(
             base.alignment, focal=self.focal, robust=self.robust, residual=self.residual, **_given(steps=self.steps)
@@ -322,7 +328,22 @@ def main(arguments: list[str]) -> int:
 
 def _pretrain(arguments: list[str]) -> int:
     """Its settings lie beside its code, which imports torch; hence no class of this file."""
-    from lora3d_splat.pretraining import PretrainConfig, pretrain
+    from lora3d_splat.pretraining import PretrainConfig, pretrain, write_preview
 
-    pretrain(tyro.cli(PretrainConfig, prog="ns-lora3d pretrain", args=arguments))
+    arguments = _with_number(arguments, "--preview", PREVIEW_SCENES)
+    config = tyro.cli(PretrainConfig, prog="ns-lora3d pretrain", args=arguments)
+    if config.preview:
+        write_preview(config)
+    else:
+        pretrain(config)
     return 0
+
+
+def _with_number(arguments: list[str], option: str, number: int) -> list[str]:
+    """The arguments, with the number put after an option that stands alone."""
+    found = list(arguments)
+    if option in found:
+        after = found.index(option) + 1
+        if after == len(found) or found[after].startswith("--"):
+            found.insert(after, str(number))
+    return found

@@ -1,6 +1,6 @@
 """The whole loop, and the only place that knows the order of its stages.
 
-photographs -> pairs -> predictions -> plain and robust alignment -> pseudo labels -> LoRA fine-tuning
+photographs -> pairs -> predictions -> plain and robust alignment -> pseudo labels (or triplets) -> LoRA fine-tuning
 -> second predictions -> second alignment -> the better of the two scenes.
 
 Each stage is kept in the cache under a digest of its inputs, its settings and the network's weights, so interrupted
@@ -30,7 +30,8 @@ from lora3d_splat.images.load import list_images, load_views
 from lora3d_splat.images.masks import find_mask
 from lora3d_splat.known_cameras import KnownCamerasConfig, anchored, camera_priors
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
-from lora3d_splat.lora.finetune import FinetuneConfig, finetune
+from lora3d_splat.lora.finetune import FinetuneConfig, FinetuneResult, finetune, finetune_triplets, triplet_count
+from lora3d_splat.lora.triplet import can_form_triplets
 from lora3d_splat.memory import peak_memory_bytes
 from lora3d_splat.networks import image_shape, load_network, network_digest, network_files
 from lora3d_splat.networks.base import PointmapNetwork
@@ -62,6 +63,7 @@ CODE_VERSION = 2
 """Raised when the same inputs and settings give another result than before, so that old entries are not found."""
 PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
 TRACKED = "robust + LoRA + tracks"
+Adapt = Literal["pseudo-labels", "triplet", "none"]
 FULL_HASH_BYTES = 1 << 28
 """Weights above this size are told apart by name, size and time of change; hashing them would take seconds."""
 
@@ -75,8 +77,9 @@ class CalibrationConfig:
     file.py:Class, or auto."""
     long_side: int | None = None
     """Long side of the images given to the network, pixels; None is the size it was trained for."""
-    lora: bool = True
-    """Fine-tune the network on its own trusted predictions; kept only where left-out pairs do not get worse."""
+    adapt: Adapt = "pseudo-labels"
+    """What the network is fine-tuned on: its own trusted predictions (LoRA3D), triplets of views whose predictions must
+    agree (Test3R), or none. The adapter is kept only where left-out pairs do not get worse."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """Which pairs of views are predicted."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
@@ -192,7 +195,7 @@ class _Run:
 
     def calibrate(self, paths: Sequence[Path]) -> Calibration:
         """All stages in their order."""
-        with stages("Self-calibration", 8 if self.config.lora else 5) as advance:
+        with stages("Self-calibration", 8 if self.config.adapt != "none" else 5) as advance:
             self._timed("photographs", lambda: self._open(paths, None, 2))
             watcher().photographs(self.views)
             first = self._pass()
@@ -404,18 +407,21 @@ class _Run:
             return None, None
 
     def _labels(self, robust: _Pass) -> tuple[PseudoLabels, ...]:
-        """Of all pairs with enough trusted pixels; none where no fine-tuning is asked for."""
-        if not self.config.lora:
+        """Of all pairs with enough trusted pixels; none where no fine-tuning on them is asked for."""
+        if self.config.adapt != "pseudo-labels":
             return ()
         cutoff = self.network.confidence_cutoff
         return make_pseudo_labels(self.views, robust.scene, robust.confidence, self.config.pseudo_labels, cutoff)
 
     def _refusal(self, robust: _Pass, labels: tuple[PseudoLabels, ...]) -> _Skipped | None:
         """Why the network is not fine-tuned, None where nothing speaks against it."""
-        if not self.config.lora:
+        if self.config.adapt == "none":
             return _Skipped(ADAPTED, "fine-tuning is switched off by the settings")
         if not self.network.lora_targets:
             return _Skipped(ADAPTED, f"{self.network.name} names no layers to adapt")
+        if self.config.adapt == "triplet":
+            alone = "no view is the reference of two training pairs, so there is nothing to compare"
+            return None if can_form_triplets(self.training) else _Skipped(ADAPTED, alone)
         reason = degenerate(labels, len(robust.scene.pairs), self.config.pseudo_labels)
         if reason is None and not any(label.pair in self.training for label in labels):
             reason = "only pairs left out of the fine-tuning have enough trusted pixels"
@@ -425,20 +431,29 @@ class _Run:
         """Put an adapter into the network, trained on the training pairs now or before, and return its folder."""
         config = self.config
         labels = tuple(label for label in labels if label.pair in self.training)
+        lesson = labels if config.adapt == "pseudo-labels" else (config.adapt, self.training)
         views = [_view_identity(view) for view in self.views]
-        key = digest(self.network_key, views, config.finetune, labels)
+        key = digest(self.network_key, views, config.finetune, lesson)
         folder = self.cache.folder / "adapters" / key
         if self._stored_adapter(folder, key):
             return folder
         checkpoint = self.cache.folder / "finetuning" / f"{key}.pt"
-        with stage("fine-tuning", len(labels) * config.finetune.epochs) as advance:
-            result = finetune(self.network, self.views, labels, config.finetune, advance, checkpoint)
+        per_epoch = len(labels) or triplet_count(self.training)
+        with stage("fine-tuning", per_epoch * config.finetune.epochs) as advance:
+            result = self._taught(labels, advance, checkpoint)
         save_adapter(self.network, folder)
         self.cache.store("finetuning", key, result.losses, result.seconds)
         checkpoint.unlink(missing_ok=True)
         self.seconds["fine-tuning"], self.losses = result.seconds, result.losses
         self.network_key = network_digest(self.network)
         return folder
+
+    def _taught(self, labels: tuple[PseudoLabels, ...], advance: Advance, checkpoint: Path) -> FinetuneResult:
+        """The fine-tuning that was asked for."""
+        settings = self.config.finetune
+        if self.config.adapt == "triplet":
+            return finetune_triplets(self.network, self.views, self.training, settings, advance, checkpoint)
+        return finetune(self.network, self.views, labels, settings, advance, checkpoint)
 
     def _stored_adapter(self, folder: Path, key: str) -> bool:
         """Use the adapter of an earlier run if there is a whole one."""

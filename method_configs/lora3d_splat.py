@@ -42,7 +42,7 @@ def _default() -> Any:
 
 def _fast() -> Any:
     """Plain predictions, fewer and smaller: a first look."""
-    config = _with_data(_default(), calibration=lambda given: replace(given, lora=False), long_side=384)
+    config = _with_data(_default(), calibration=lambda given: replace(given, adapt="none"), long_side=384)
     return replace(config, method_name="lora3d-splat-fast", max_num_iterations=300)
 
 
@@ -69,7 +69,7 @@ def _baseline() -> Any:
 
     def plain(given: Any) -> Any:
         alignment = replace(given.alignment, robust="none")
-        return replace(given, lora=False, tracks="off", sharpen_depth="off", alignment=alignment)
+        return replace(given, adapt="none", tracks="off", sharpen_depth="off", alignment=alignment)
 
     return replace(_with_data(_default(), calibration=plain), method_name="lora3d-splat-baseline")
 

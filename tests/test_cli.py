@@ -37,7 +37,7 @@ def test_options_arrive_in_the_settings() -> None:
         "--steps", "7", "--epochs", "2", "--rank", "4", "--device", "cpu", "--cache", "c",
         "--offline",
     ).config()  # fmt: skip
-    assert (config.network, config.long_side, config.lora, config.device) == ("compact", 224, False, "cpu")
+    assert (config.network, config.long_side, config.adapt, config.device) == ("compact", 224, "none", "cpu")
     assert (config.alignment.focal, config.alignment.steps) == ("512.5", 7)
     assert (config.finetune.epochs, config.finetune.rank) == (2, 4)
     assert config.cache == Path("c")

@@ -325,7 +325,7 @@ def test_variants_have_names_of_their_own():
     assert configs["lora3d-splat-long"].pipeline.model.densify.enabled
     assert not configs["lora3d-splat"].pipeline.model.densify.enabled
     plain = configs["lora3d-splat-baseline"].pipeline.datamanager.dataparser.calibration
-    assert (plain.lora, plain.alignment.robust) == (False, "none")
+    assert (plain.adapt, plain.alignment.robust) == ("none", "none")
     assert configs["lora3d-splat-fast"].max_num_iterations < configs["lora3d-splat"].max_num_iterations
 
 

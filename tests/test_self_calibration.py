@@ -111,7 +111,7 @@ def test_two_more_photographs_cost_only_their_pairs(
 ) -> None:
     """4 views have 12 ordered pairs, 6 have 30: the base network runs on 18 more, wherever the photographs lie."""
     write_photographs(tmp_path / "photos", range(6))
-    calibrate(tmp_path / "photos", config(finished.copy(tmp_path), lora=False))
+    calibrate(tmp_path / "photos", config(finished.copy(tmp_path), adapt="none"))
     assert oracle.decoded == 18
 
 
@@ -127,11 +127,11 @@ def test_an_interrupted_run_goes_on_from_the_finished_stages(
     with monkeypatch.context() as patch:
         patch.setattr(self_calibration, "align", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            calibrate(tmp_path / "photos", config(tmp_path, lora=False))
+            calibrate(tmp_path / "photos", config(tmp_path, adapt="none"))
     assert oracle.decoded == 6
-    resumed = calibrate(tmp_path / "photos", config(tmp_path, lora=False))
+    resumed = calibrate(tmp_path / "photos", config(tmp_path, adapt="none"))
     assert oracle.decoded == 6
-    fresh = calibrate(tmp_path / "photos", config(tmp_path, lora=False, cache=tmp_path / "other"))
+    fresh = calibrate(tmp_path / "photos", config(tmp_path, adapt="none", cache=tmp_path / "other"))
     assert torch.equal(resumed.scene.T_world_camera, fresh.scene.T_world_camera)
 
 
@@ -185,20 +185,20 @@ def test_a_watcher_hears_of_pairs_steps_and_scenes(tmp_path: Path) -> None:
     write_photographs(tmp_path / "photos", range(3))
     diary = Diary()
     with watching(diary):
-        calibration = calibrate(tmp_path / "photos", config(tmp_path, lora=False, tracks="off"))
+        calibration = calibrate(tmp_path / "photos", config(tmp_path, adapt="none", tracks="off"))
     assert diary.heard.count("pair") == 6
     assert diary.heard.index("photographs") < diary.heard.index("pair") < diary.heard.index(PLAIN)
     assert diary.names == [PLAIN, ROBUST]
     assert (diary.cameras[0] - diary.cameras[-1]).abs().max() > 0
     assert [each.name for each in calibration.passes] == [PLAIN, ROBUST]
     before = len(diary.heard)
-    calibrate(tmp_path / "photos", config(tmp_path, lora=False, recompute=True, tracks="off"))
+    calibrate(tmp_path / "photos", config(tmp_path, adapt="none", recompute=True, tracks="off"))
     assert len(diary.heard) == before
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"lora": False}, "switched off"), ({"pseudo_labels": PseudoLabelConfig(cutoff=99.0)}, "trusted")],
+    [({"adapt": "none"}, "switched off"), ({"pseudo_labels": PseudoLabelConfig(cutoff=99.0)}, "trusted")],
 )
 def test_fine_tuning_is_refused_with_a_reason(
     finished: Finished, tmp_path: Path, changes: dict[str, object], reason: str

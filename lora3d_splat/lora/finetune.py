@@ -1,13 +1,14 @@
-"""Fine-tuning the adapter on the network's own trusted predictions (LoRA3D, section on efficient fine-tuning)."""
+"""Fine-tuning the adapter without ground truth: on the network's own trusted predictions (LoRA3D), or on triplets."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +19,14 @@ from lora3d_splat.errors import InputError
 from lora3d_splat.lora.adapter import LoraConfig, adapter_parameters, inject, is_adapted
 from lora3d_splat.lora.loss import LabelBatch, confidence_loss
 from lora3d_splat.lora.resume import TrainingState, load_training, save_training
+from lora3d_splat.lora.triplet import Triplet, can_form_triplets, draw_triplets, triplet_loss
 from lora3d_splat.networks import network_digest
 from lora3d_splat.networks.base import EncodedViews, PairOutput, PointmapNetwork
 from lora3d_splat.prediction import encode_views, network_device
-from lora3d_splat.records import PseudoLabels, View
+from lora3d_splat.records import ImagePair, PseudoLabels, View
 from lora3d_splat.watch import watcher
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,21 @@ class FinetuneResult:
     """wall seconds of training, those before an interruption included"""
 
 
+@dataclass(frozen=True)
+class _Lesson(Generic[Item]):
+    """What an epoch is made of, whichever loss it is."""
+
+    items: Callable[[torch.Generator], list[Item]]
+    """everything that an epoch goes through, in random order; always as many"""
+    shapes: Callable[[Item], object]
+    """items of equal shapes can share a batch"""
+    loss: Callable[[Sequence[Item]], Tensor]
+    """mean loss of a batch"""
+    batch_size: int
+    fingerprint: str
+    """digest of everything that the result depends on"""
+
+
 def finetune(
     network: PointmapNetwork,
     views: Sequence[View],
@@ -84,76 +103,149 @@ def finetune(
     usable = [label for label in labels if bool(label.valid_reference.any() or label.valid_other.any())]
     if not usable:
         raise InputError("pseudo labels without a trusted pixel", "at least one trusted pixel", "lower the cut-off")
+    device = network_device(network)
+
+    def loss(batch: Sequence[PseudoLabels]) -> Tensor:
+        output = _predict(network, views, [label.pair for label in batch])
+        return confidence_loss(output, LabelBatch.stack(batch, device), config.alpha)
+
+    def prepare() -> _Lesson[PseudoLabels]:
+        return _Lesson(
+            items=lambda generator: _shuffled(usable, generator),
+            shapes=lambda label: _shapes(views, label.pair.reference, label.pair.other),
+            loss=loss,
+            batch_size=config.batch_size,
+            fingerprint=_fingerprint(network, views, _label_bytes(usable), config),
+        )
+
+    idle = len(labels) - len(usable)
+    return _fit(network, prepare, config, lambda count: _report(advance, count), idle, checkpoint)
+
+
+def finetune_triplets(
+    network: PointmapNetwork,
+    views: Sequence[View],
+    pairs: Sequence[ImagePair],
+    config: FinetuneConfig | None = None,
+    advance: Advance | None = None,
+    checkpoint: Path | None = None,
+) -> FinetuneResult:
+    """The same on the triplet-consistency loss: every pair once an epoch, each time in new company.
+
+    `config.alpha` plays no part. `advance` counts triplets, `triplet_count(pairs)` an epoch. Raises InputError when no
+    view is the reference of two pairs.
+    """
+    config = config or FinetuneConfig()
+    if not can_form_triplets(pairs):
+        raise InputError("pairs that share no reference view", "a view in two pairs", "give at least three photographs")
+
+    def loss(batch: Sequence[Triplet]) -> Tensor:
+        first = _predict(network, views, [ImagePair(each.reference, each.first) for each in batch])
+        second = _predict(network, views, [ImagePair(each.reference, each.second) for each in batch])
+        counted = torch.stack([_counted(views[each.reference]) for each in batch])
+        return triplet_loss(first, second, counted.to(network_device(network)))
+
+    def prepare() -> _Lesson[Triplet]:
+        return _Lesson(
+            items=lambda generator: _shuffled(draw_triplets(pairs, generator), generator),
+            shapes=lambda each: _shapes(views, each.reference, each.first, each.second),
+            loss=loss,
+            batch_size=max(1, config.batch_size // 2),
+            fingerprint=_fingerprint(network, views, (f"triplet {pair}".encode() for pair in pairs), config),
+        )
+
+    return _fit(network, prepare, config, lambda count: _report(advance, count), 0, checkpoint)
+
+
+def triplet_count(pairs: Sequence[ImagePair]) -> int:
+    """Triplets an epoch."""
+    return len(draw_triplets(pairs, torch.Generator().manual_seed(0)))
+
+
+def _fit(
+    network: PointmapNetwork,
+    prepare: Callable[[], _Lesson[Item]],
+    config: FinetuneConfig,
+    report: Callable[[int], None],
+    idle: int,
+    checkpoint: Path | None,
+) -> FinetuneResult:
+    """All epochs from the stored one on; `prepare` is called with the adapter in place, `idle` items need no work."""
     if not is_adapted(network):
         inject(network, LoraConfig(config.rank, config.lora_alpha, config.seed))
     parameters = [parameter for _, parameter in adapter_parameters(network)]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
-    fingerprint = _fingerprint(network, views, usable, config)
-    state = load_training(checkpoint, fingerprint, network, optimizer) or TrainingState(fingerprint, [], 0.0)
-    _report(advance, len(labels) * len(state.losses))
+    lesson = prepare()
+    state = load_training(checkpoint, lesson.fingerprint, network, optimizer)
+    state = state or TrainingState(lesson.fingerprint, [], 0.0)
+    report((idle + len(lesson.items(torch.Generator()))) * len(state.losses))
     while len(state.losses) < config.epochs:
         start = time.perf_counter()
-        loss = _epoch(network, views, usable, optimizer, config, len(state.losses), advance)
+        loss = _epoch(lesson, optimizer, config, len(state.losses), report)
         watcher().loss(len(state.losses), loss)
-        state = TrainingState(fingerprint, [*state.losses, loss], state.seconds + time.perf_counter() - start)
-        _report(advance, len(labels) - len(usable))
+        seconds = state.seconds + time.perf_counter() - start
+        state = TrainingState(lesson.fingerprint, [*state.losses, loss], seconds)
+        report(idle)
         if checkpoint is not None:
             save_training(checkpoint, state, network, optimizer)
     return FinetuneResult(tuple(state.losses), state.seconds)
 
 
 def _epoch(
-    network: PointmapNetwork,
-    views: Sequence[View],
-    labels: Sequence[PseudoLabels],
+    lesson: _Lesson[Item],
     optimizer: torch.optim.Optimizer,
     config: FinetuneConfig,
     epoch: int,
-    advance: Advance | None,
+    report: Callable[[int], None],
 ) -> float:
-    """One pass over all pairs; returns the mean loss."""
-    batches = list(_shuffled_batches(views, labels, config, epoch))
-    total, device = 0.0, network_device(network)
+    """One pass over all items; returns the mean loss."""
+    batches = _batches(lesson, config, epoch)
+    total = 0.0
     for index, batch in enumerate(batches):
         rate = _learning_rate(config, epoch * len(batches) + index, config.epochs * len(batches))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        loss = confidence_loss(_predict(network, views, batch), LabelBatch.stack(batch, device), config.alpha)
+        loss = lesson.loss(batch)
         loss.backward()
         optimizer.step()
         total += loss.item() * len(batch)
-        _report(advance, len(batch))
-    return total / len(labels)
+        report(len(batch))
+    return total / sum(len(batch) for batch in batches)
 
 
-def _predict(network: PointmapNetwork, views: Sequence[View], batch: Sequence[PseudoLabels]) -> PairOutput:
+def _predict(network: PointmapNetwork, views: Sequence[View], pairs: Sequence[ImagePair]) -> PairOutput:
     """Decode the pairs of a batch with gradients; an image that occurs twice is encoded once."""
-    indices = sorted({index for label in batch for index in (label.pair.reference, label.pair.other)})
+    indices = sorted({index for pair in pairs for index in (pair.reference, pair.other)})
     encoded = encode_views(network, views, indices)
-    reference = EncodedViews.stack([encoded[label.pair.reference] for label in batch])
-    return network.decode(reference, EncodedViews.stack([encoded[label.pair.other] for label in batch]))
+    reference = EncodedViews.stack([encoded[pair.reference] for pair in pairs])
+    return network.decode(reference, EncodedViews.stack([encoded[pair.other] for pair in pairs]))
 
 
-def _shuffled_batches(
-    views: Sequence[View], labels: Sequence[PseudoLabels], config: FinetuneConfig, epoch: int
-) -> Iterator[list[PseudoLabels]]:
-    """Batches of pairs of equal shapes in an order that depends on the seed and the epoch alone."""
-    generator = torch.Generator().manual_seed(1_000_003 * config.seed + epoch)
-
-    def shuffled(count: int) -> list[int]:
-        return torch.randperm(count, generator=generator).tolist()
-
-    order = [labels[index] for index in shuffled(len(labels))]
-    groups = group_by(order, lambda label: (views[label.pair.reference].size, views[label.pair.other].size))
+def _batches(lesson: _Lesson[Item], config: FinetuneConfig, epoch: int) -> list[list[Item]]:
+    """Batches of items of equal shapes in an order that depends on the seed and the epoch alone."""
+    generator, size = torch.Generator().manual_seed(1_000_003 * config.seed + epoch), lesson.batch_size
     batches = [
-        group[start : start + config.batch_size]
-        for _, group in groups
-        for start in range(0, len(group), config.batch_size)
+        group[start : start + size]
+        for _, group in group_by(lesson.items(generator), lesson.shapes)
+        for start in range(0, len(group), size)
     ]
-    return (batches[index] for index in shuffled(len(batches)))
+    return _shuffled(batches, generator)
+
+
+def _shuffled(items: Sequence[Item], generator: torch.Generator) -> list[Item]:
+    return [items[k] for k in torch.randperm(len(items), generator=generator).tolist()]
+
+
+def _shapes(views: Sequence[View], *indices: int) -> tuple[tuple[int, int], ...]:
+    return tuple(views[index].size for index in indices)
+
+
+def _counted(view: View) -> Tensor:
+    """(H, W) bool: the pixels that count."""
+    return torch.ones(view.size, dtype=torch.bool) if view.mask is None else torch.from_numpy(view.mask)
 
 
 def _learning_rate(config: FinetuneConfig, step: int, steps: int) -> float:
@@ -163,17 +255,22 @@ def _learning_rate(config: FinetuneConfig, step: int, steps: int) -> float:
 
 
 def _fingerprint(
-    network: PointmapNetwork, views: Sequence[View], labels: Sequence[PseudoLabels], config: FinetuneConfig
+    network: PointmapNetwork, views: Sequence[View], lesson: Iterator[bytes | memoryview], config: FinetuneConfig
 ) -> str:
     """What the result depends on, so that a checkpoint of other inputs is not continued."""
     state = hashlib.blake2b(f"{network_digest(network)} {astuple(config)}".encode(), digest_size=16)
     for view in views:
         state.update(f"{view.digest} {view.size}".encode())
-    for label in labels:
-        state.update(f"{label.pair}".encode())
-        for tensor in (label.points_reference, label.valid_reference, label.points_other, label.valid_other):
-            state.update(_bytes(tensor))
+    for part in lesson:
+        state.update(part)
     return state.hexdigest()
+
+
+def _label_bytes(labels: Sequence[PseudoLabels]) -> Iterator[bytes | memoryview]:
+    for label in labels:
+        yield f"{label.pair}".encode()
+        for tensor in (label.points_reference, label.valid_reference, label.points_other, label.valid_other):
+            yield _bytes(tensor)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
