@@ -10,7 +10,7 @@ import pytest
 import tyro
 from calibration_example import make_calibration
 
-from lora3d_splat import cli
+from lora3d_splat import cli, pretraining
 from lora3d_splat.calibration_files import save_calibration
 
 
@@ -42,6 +42,21 @@ def test_options_arrive_in_the_settings() -> None:
     assert (config.finetune.epochs, config.finetune.rank) == (2, 4)
     assert config.cache == Path("c")
     assert config.offline
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--preview"], 8), (["--preview", "3"], 3), (["--preview", "--seed", "4"], 8), ([], 0)],
+)
+def test_a_preview_needs_no_number(
+    words: list[str], expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It writes a contact sheet and trains nothing; without the word it trains."""
+    called: list[tuple[str, int]] = []
+    monkeypatch.setattr(pretraining, "write_preview", lambda config: called.append(("preview", config.preview)))
+    monkeypatch.setattr(pretraining, "pretrain", lambda config: called.append(("training", config.preview)))
+    assert cli.main(["pretrain", *words, "--folder", str(tmp_path)]) == 0
+    assert called == [("preview" if expected else "training", expected)]
 
 
 def test_options_not_given_leave_the_defaults() -> None:

@@ -23,8 +23,9 @@ ORDER = (
     ("lora",),
     ("artifacts", "record_codec", "calibration_files", "mapped_prediction", "pair_cache"),
     ("metrics", "rasterize", "photometric", "gaussians", "synthetic"),
-    ("export", "pretraining"),
+    ("export",),
     ("report",),
+    ("pretraining",),  # draws with the report's charts and pictures
     ("preview",),
     (
         "known_cameras",

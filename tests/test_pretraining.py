@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.networks.compact import CHECKPOINT, CompactArchitecture, CompactOutput, load_compact
 from lora3d_splat.pretraining import PretrainConfig, evaluate, pretrain
-from lora3d_splat.pretraining.data import PairBatch, make_batch, move
+from lora3d_splat.pretraining.curves import write_curves
+from lora3d_splat.pretraining.data import PairBatch, ScenePool, make_batch, move
 from lora3d_splat.pretraining.evaluation import (
     constant_depth,
     evaluate_predictor,
@@ -22,8 +25,10 @@ from lora3d_splat.pretraining.evaluation import (
 )
 from lora3d_splat.pretraining.losses import depth_loss, match_accuracy, match_loss, point_loss
 from lora3d_splat.pretraining.optimizer import orthogonalise
+from lora3d_splat.pretraining.preview import CAPTION, GAP, TILE, write_preview
 from lora3d_splat.pretraining.trainer import Trainer, learning_rate_factor
 
+SVG = "{http://www.w3.org/2000/svg}"
 TINY = CompactArchitecture(width=32, heads=2, encoder_depth=1, decoder_depth=1, match_width=16)
 
 
@@ -169,6 +174,33 @@ def test_pretrain_exports_a_loadable_network(tmp_path: Path) -> None:
     assert load_compact(target).architecture == TINY
     assert (tmp_path / "progress.json").is_file()
     assert (tmp_path / "checkpoint.pt").is_file()
+    curves = ElementTree.parse(tmp_path / "progress.svg").getroot()
+    assert sum(each.get("class") == "title" for each in curves.iter(f"{SVG}text")) == 1, "no validation, no such panels"
+
+
+def test_curves_show_every_column_of_the_history(tmp_path: Path) -> None:
+    """Two columns in each of four panels, one dot a row; the picture falls where the numbers fall."""
+    columns = ("point_loss", "match_loss", "e1", "e2", "rotation", "direction", "confidence_rank", "matches")
+    history = [{"pairs_seen": 1000.0 * k, **dict.fromkeys(columns, 1.0 / (k + 1))} for k in range(5)]
+    root = ElementTree.parse(write_curves(history, tmp_path / "progress.svg")).getroot()
+    lines = [each for each in root.iter(f"{SVG}polyline")]
+    assert len(lines) == len(columns)
+    assert len(list(root.iter(f"{SVG}circle"))) == 5 * len(columns)
+    for line in lines:
+        down = [float(point.split(",")[1]) for point in line.get("points", "").split()]
+        assert down == sorted(down), "y grows downwards in an SVG"
+
+
+def test_the_preview_is_a_sheet_of_the_scenes_that_training_draws(tmp_path: Path) -> None:
+    """Three rows of six pictures; the first tile is the first view of the chosen pair of the first scene."""
+    config = replace(tiny(tmp_path), preview=3, sizes=((96, 128),), final_sizes=((128, 96),))
+    sheet = np.array(Image.open(write_preview(config)))
+    assert sheet.shape == (3 * (TILE[0] + CAPTION + GAP), 6 * (TILE[1] + GAP), 3)
+    first = ScenePool(config, slots=[(0, (96, 128))]).scenes[0]
+    i, _ = first.pairs[len(first.pairs) // 2]
+    shown = Image.fromarray(first.scene.images[i]).resize((TILE[1], TILE[0]), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(sheet[CAPTION : CAPTION + TILE[0], : TILE[1]], np.array(shown))
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_settings_are_checked() -> None:

@@ -18,6 +18,8 @@ class PretrainConfig:
 
     folder: Path = Path("runs/compact")
     """Where checkpoint, progress and the exported network are kept."""
+    preview: int = 0
+    """Instead of training, write a contact sheet of so many scenes into the folder; --preview alone means 8."""
     initial: Path | None = None
     """Exported weights to go on from, such as those of an earlier training; None starts from nothing."""
     hours: float = 2.0
@@ -83,6 +85,8 @@ class PretrainConfig:
                 raise InputError(
                     f"training size {size}", "multiples of 16", "round height and width to multiples of 16"
                 )
+        if self.preview < 0:
+            raise InputError(f"preview={self.preview}", "a number of scenes, or 0 to train", "start from 8")
         if self.hours <= 0 or (self.steps is not None and self.steps < 1):
             raise InputError(f"hours={self.hours}, steps={self.steps}", "a positive budget", "give --hours or --steps")
         if self.pairs < 1 or self.steps_per_scene < 1 or self.first_scenes < 1:

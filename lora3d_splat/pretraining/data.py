@@ -75,7 +75,7 @@ class ScenePool:
         self.config = config
         self.rendered = rendered
         self.scenes = [self._render(seed, size) for seed, size in slots or []]
-        if not slots:
+        if slots is None:
             self.extend(config.first_scenes, config.sizes)
 
     @property

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from lora3d_splat.console import note
 from lora3d_splat.networks.compact import CompactNetwork, architecture_json
 from lora3d_splat.pretraining.config import PretrainConfig
+from lora3d_splat.pretraining.curves import write_curves
 from lora3d_splat.pretraining.evaluation import as_row, constant_depth, evaluate, evaluate_predictor, training_mean
 from lora3d_splat.pretraining.trainer import Trainer
 
@@ -61,13 +62,14 @@ def train_for(trainer: Trainer, seconds: float) -> None:
 
 
 def report(trainer: Trainer) -> None:
-    """Evaluate the averaged weights, print a line and rewrite the progress file."""
+    """Evaluate the averaged weights, print a line and rewrite progress.json and progress.svg."""
     row = trainer.history[-1]
     if trainer.config.validation_scenes:
         row.update(as_row(evaluate(trainer.average, trainer.config.validation_scenes)))
     note("  ".join(f"{name} {value:g}" for name, value in row.items()))
     trainer.config.folder.mkdir(parents=True, exist_ok=True)
     (trainer.config.folder / "progress.json").write_text(json.dumps(trainer.history, indent=1))
+    write_curves(trainer.history, trainer.config.folder / "progress.svg")
 
 
 def report_baselines(config: PretrainConfig) -> None:
@@ -107,8 +109,8 @@ def command(config: PretrainConfig) -> str:
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
-    """All settings but the place of the files."""
-    return {name: value for name, value in asdict(config).items() if name != "folder"}
+    """All settings but the place of the files and the preview, which no training has."""
+    return {name: value for name, value in asdict(config).items() if name not in ("folder", "preview")}
 
 
 def export_checkpoint(config: PretrainConfig, target: Path) -> None:

@@ -13,6 +13,15 @@ import numpy as np
 WIDTH, HEIGHT = 420.0, 250.0
 LABEL_LETTERS = 13
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 22.0, 12.0, 44.0
+FILE_LINE = 16.0
+"""height of a line of text above a chart of a picture file"""
+FILE_STYLE = (
+    "text{font:11px system-ui,sans-serif;fill:#5b6570}.title{font-weight:600;font-size:13px;fill:#1b2025}"
+    ".label{text-anchor:middle}.grid{stroke:#d8dde3;stroke-width:.6}.axis{stroke:#5b6570}"
+    ".line{fill:none;stroke-width:1.8}.dot{fill:#fff;stroke-width:1.5}"
+    ".b0{stroke:#2f6fd0}.b1{stroke:#c8620c}.legend{stroke:none}.legend.b0{fill:#2f6fd0}.legend.b1{fill:#c8620c}"
+)
+"""colours of a picture file, which brings no style sheet along"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,38 @@ def bar_chart(title: str, groups: Sequence[str], series: Sequence[tuple[str, Seq
                 f"{y.text(value)}</text>"
             )
     return _figure(title, _frame(None, y) + "".join(parts), [(name, f"b{s}") for s, (name, _) in enumerate(series)])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of a picture file."""
+
+    title: str
+    series: Sequence[Series]
+    x: Axis
+    y: Axis
+
+
+def svg_file(panels: Sequence[Panel], columns: int = 2) -> str:
+    """Line charts side by side as one SVG that needs no style sheet; the kinds of series are b0, b1, ..."""
+    parts, tall = [], HEIGHT + 2 * FILE_LINE
+    for k, panel in enumerate(panels):
+        keys, across = [], LEFT
+        for each in panel.series:
+            place = f'x="{across:.0f}" y="{2 * FILE_LINE - 2:.0f}"'
+            keys.append(f'<text class="legend {escape(each.kind)}" {place}>{escape(each.name)}</text>')
+            across += 24 + 6.2 * len(each.name)
+        body = _frame(panel.x, panel.y) + "".join(_series(each, panel.x, panel.y) for each in panel.series)
+        parts.append(
+            f'<g transform="translate({k % columns * WIDTH:.0f} {k // columns * tall:.0f})">'
+            f'<text class="title" x="{LEFT:.0f}" y="{FILE_LINE:.0f}">{escape(panel.title)}</text>{"".join(keys)}'
+            f'<g transform="translate(0 {2 * FILE_LINE:.0f})">{body}</g></g>'
+        )
+    size = f"{min(columns, len(panels)) * WIDTH:.0f} {-(-len(panels) // columns) * tall:.0f}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}"><style>{FILE_STYLE}</style>'
+        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>'
+    )
 
 
 def _figure(title: str, body: str, legend: Sequence[tuple[str, str]]) -> str:

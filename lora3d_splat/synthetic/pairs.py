@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lora3d_splat.synthetic.render import SyntheticScene
@@ -22,19 +24,40 @@ def unproject(depth: np.ndarray, focal: float, stride: int = 1) -> np.ndarray:
     return np.stack([x * z, y * z, z], -1)
 
 
-def seen_fraction(scene: SyntheticScene, first: int, second: int) -> float:
-    """Share of the first view's surface pixels that the second view sees unoccluded."""
-    points = unproject(scene.depth[first], scene.focal[first], STRIDE).reshape(-1, 3)
-    points = points[points[:, 2] > 0]
+@dataclass(frozen=True)
+class Sightings:
+    """Where the pixels of one view lie in another; (h, w) arrays over every `stride`-th pixel."""
+
+    visible: np.ndarray
+    """bool: a surface that the other view sees unoccluded, and that stands still"""
+    row: np.ndarray
+    """int64 pixel row in the other view, clipped to the image"""
+    column: np.ndarray
+    """int64"""
+    surface: np.ndarray
+    """bool: there is a surface at all"""
+
+
+def sightings(scene: SyntheticScene, first: int, second: int, stride: int = 1) -> Sightings:
+    """Project the first view's surface into the second view and compare depths there."""
+    points = unproject(scene.depth[first], scene.focal[first], stride)
     T_second_first = np.linalg.inv(scene.T_world_camera[second]) @ scene.T_world_camera[first]
     moved = points @ T_second_first[:3, :3].T + T_second_first[:3, 3]
     height, width = scene.depth.shape[1:]
-    z = np.maximum(moved[:, 2], 1e-6)
-    u = np.floor(scene.focal[second] * moved[:, 0] / z + width / 2).astype(int)
-    v = np.floor(scene.focal[second] * moved[:, 1] / z + height / 2).astype(int)
-    inside = (moved[:, 2] > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    found = scene.depth[second][np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
-    return float((inside & (np.abs(found - z) < TOLERANCE * z)).sum() / max(len(points), 1))
+    z = np.maximum(moved[..., 2], 1e-6)
+    column = np.floor(scene.focal[second] * moved[..., 0] / z + width / 2).astype(int)
+    row = np.floor(scene.focal[second] * moved[..., 1] / z + height / 2).astype(int)
+    surface = points[..., 2] > 0
+    inside = surface & (moved[..., 2] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    row, column = np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)
+    visible = inside & (np.abs(scene.depth[second][row, column] - z) < TOLERANCE * z)
+    return Sightings(visible, row, column, surface)
+
+
+def seen_fraction(scene: SyntheticScene, first: int, second: int) -> float:
+    """Share of the first view's surface pixels that the second view sees unoccluded."""
+    found = sightings(scene, first, second, STRIDE)
+    return float(found.visible.sum() / max(found.surface.sum(), 1))
 
 
 def covisibility(scene: SyntheticScene) -> np.ndarray:
