@@ -33,7 +33,7 @@ test: env
 # The training of the file that the package ships: two hours on one core, resumed from runs/compact where it was broken off.
 retrain: env
 	$(BIN)/ns-lora3d pretrain --initial lora3d_splat/networks/compact.safetensors --hours 2.1 --seed 2 --pairs 12 \
-	  --pool-scenes 1500 --first-scenes 96 --steps-per-scene 2
+	  --pool-scenes 1500 --first-scenes 96 --steps-per-scene 2 --scenes plain
 
 lint: env
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

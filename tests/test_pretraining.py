@@ -168,6 +168,20 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_a_resumed_run_keeps_its_scenes(tmp_path: Path) -> None:
+    """A checkpoint says which scenes it was trained on; one that does not is of the time when all were plain."""
+    trainer = Trainer(replace(tiny(tmp_path), scenes="rich"))
+    trainer.step()
+    trainer.save(tmp_path / "rich.pt")
+    state = torch.load(tmp_path / "rich.pt", weights_only=True)
+    del state["scenes"]
+    torch.save(state, tmp_path / "old.pt")
+    for name, expected in (("rich", "rich"), ("old", "plain")):
+        resumed = Trainer(replace(tiny(tmp_path), scenes="plain" if name == "rich" else "rich"))
+        resumed.restore(tmp_path / f"{name}.pt")
+        assert resumed.config.scenes == resumed.pool.config.scenes == expected
+
+
 def test_pretrain_exports_a_loadable_network(tmp_path: Path) -> None:
     """The whole command on a tiny budget: progress file, checkpoint, export."""
     target = pretrain(replace(tiny(tmp_path), steps=2))

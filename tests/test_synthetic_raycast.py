@@ -7,11 +7,13 @@ import pytest
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.synthetic.cameras import look_at
-from lora3d_splat.synthetic.pairs import covisibility, scene_pairs, unproject
+from lora3d_splat.synthetic.foreign_textures import FOREIGN
+from lora3d_splat.synthetic.pairs import covisibility, scene_pairs, sightings, unproject
 from lora3d_splat.synthetic.raycast import CYLINDER, SPHERE
-from lora3d_splat.synthetic.render import cast, render_scene
+from lora3d_splat.synthetic.render import SceneFeatures, cast, render_scene
+from lora3d_splat.synthetic.textures import SIZE as SIZE_OF_TEXTURE
 from lora3d_splat.synthetic.textures import atlas
-from lora3d_splat.synthetic.world import WorldBuilder
+from lora3d_splat.synthetic.world import Look, WorldBuilder, turn
 
 SIZE, FOCAL = (36, 48), 40.0
 
@@ -66,7 +68,7 @@ def test_a_cylinder_has_a_flat_lid() -> None:
     np.testing.assert_allclose(lid, 2.0, rtol=1e-3)
 
 
-@pytest.mark.parametrize("style", ["train", "heldout"])
+@pytest.mark.parametrize("style", ["train", "heldout", "foreign"])
 def test_scenes_depend_on_their_seed_alone(style: str) -> None:
     """Same seed, same bytes; another seed, another picture."""
     first, again, other = (render_scene(seed, (32, 48), 2, style) for seed in (4, 4, 5))
@@ -111,3 +113,67 @@ def test_covisibility_is_one_on_the_diagonal_and_symmetric_in_its_pairs() -> Non
     assert (np.diag(seen) == 1).all()
     assert ((seen >= 0) & (seen <= 1)).all()
     assert all(i < j and min(seen[i, j], seen[j, i]) >= 0.15 for i, j in scene_pairs(scene))
+
+
+def test_a_mirror_shows_what_its_image_would() -> None:
+    """A ball before a perfect mirror: the mirror shows what the reflected camera sees of the ball from behind it."""
+    pose = look_at(np.array([0.0, -2.0, 0.8]), np.array([0.0, 0.0, 0.8]), 0.0)
+    build = builder()
+    build.add(SPHERE, (0.0, -0.6, 0.3), np.full(3, 0.25), build.look("checks"))
+    build.box((0, 0.05, 1.0), (0.8, 0.05, 0.8), Look(0, mirror=1.0))
+    world = build.finish()
+    shown, depth = cast(world, "train", pose, FOCAL, SIZE)
+    # Reflected in the plane y = 0 a camera is left-handed; turning its x axis round makes it a camera, and its picture
+    # the mirror image.
+    reflected = np.diag([1.0, -1, 1, 1]) @ pose @ np.diag([-1.0, 1, 1, 1])
+    seen, ball_depth = (each[:, ::-1] for each in cast(world.first(1), "train", reflected, FOCAL, SIZE))
+    on_mirror = (ball_depth > 0) & np.isclose(depth, 2.0, rtol=1e-4)
+    assert on_mirror.sum() > 20
+    assert np.abs(seen[on_mirror].astype(float) - shown[on_mirror]).mean() < 12
+    assert np.isclose(depth, 2.0, rtol=1e-4).mean() > 0.3, "depth is the mirror's, not what it shows"
+
+
+def test_moving_things_have_exact_depth_and_no_matches() -> None:
+    """Where nothing moves, depth equals that of the same place without movers; each view finds its own world."""
+    features = SceneFeatures(movers=1.0)
+    scene = next(s for s in (render_scene(k, (48, 64), 3, features=features) for k in range(20)) if s.moving.any())
+    assert scene.moving.any(axis=(1, 2)).sum() >= 1
+    build = WorldBuilder(np.random.default_rng(0), atlas("train"))
+    build.box((0, 0, -1), (9, 9, 1), Look(0))
+    build.add(SPHERE, (0, 0, 0.5), np.full(3, 0.5), Look(1))
+    turned = np.eye(4)
+    turned[:3, :3], turned[:3, 3] = turn(2, 0.7), (0.4, 0.2, 0.1)
+    moved, direct = build.finish().moved(slice(1, 2), turned), builder()
+    direct.box((0, 0, -1), (9, 9, 1), Look(0))
+    direct.add(SPHERE, turned[:3, :3] @ (0, 0, 0.5) + turned[:3, 3], np.full(3, 0.5), Look(1), turned[:3, :3])
+    pose = look_at(np.array([0.5, -3.0, 1.5]), np.array([0.0, 0.0, 0.5]), 0.0)
+    depths = [cast(world, "train", pose, FOCAL, SIZE)[1] for world in (moved, direct.finish())]
+    np.testing.assert_allclose(*depths, rtol=1e-5)
+    i, j = 0, 1
+    assert not (sightings(scene, i, j).visible & scene.moving[i]).any()
+
+
+def test_features_change_only_what_is_asked_for() -> None:
+    """Without features a seed draws what it draws by default; streets are streets; shares are checked."""
+    plain = render_scene(3, (32, 48), 2)
+    np.testing.assert_array_equal(plain.images, render_scene(3, (32, 48), 2, features=SceneFeatures()).images)
+    assert render_scene(3, (32, 48), 2, features=SceneFeatures(streets=1.0)).kind == "street"
+    polished = [render_scene(k, (32, 48), 2, features=SceneFeatures(mirrors=1.0)) for k in range(4)]
+    same = [np.array_equal(each.images, render_scene(k, (32, 48), 2).images) for k, each in enumerate(polished)]
+    assert not all(same), "half of the scenes are polished"
+    for k, each in enumerate(polished):
+        np.testing.assert_array_equal(each.depth, render_scene(k, (32, 48), 2).depth)
+    with pytest.raises(InputError, match="share"):
+        SceneFeatures(movers=1.5)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_textures_keep_the_contract(name: str) -> None:
+    """(SIZE, SIZE, 3), finite, near [0, 1], by the seed alone, without a visible seam."""
+    image = FOREIGN[name](np.random.default_rng(3))
+    assert image.shape == (SIZE_OF_TEXTURE, SIZE_OF_TEXTURE, 3)
+    assert image.min() > -0.1
+    assert image.max() < 1.4
+    np.testing.assert_array_equal(image, FOREIGN[name](np.random.default_rng(3)))
+    inner = np.abs(np.diff(image, axis=0)).mean((1, 2)).max()
+    assert np.abs(image[0] - image[-1]).mean() <= inner * 1.5 + 0.02

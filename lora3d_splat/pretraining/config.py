@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.networks.compact import CompactArchitecture
@@ -44,6 +45,9 @@ class PretrainConfig:
     """Share of the budget after which new scenes take the final sizes."""
     long_side: int = 160
     """Long side of photographs that the exported network asks for, pixels."""
+    scenes: Literal["plain", "rich"] = "rich"
+    """plain: still things that do not mirror; rich: some mirror, some move, some scenes are streets. A resumed run
+    keeps what it began with."""
     motion: tuple[float, float] = (0.08, 1.0)
     """How far a series moves, as a share of the distance to what it shows; log-uniform between the two."""
     pool_scenes: int = 480

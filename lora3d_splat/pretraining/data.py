@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora3d_splat.pretraining.config import PretrainConfig, Size
 from lora3d_splat.synthetic.pairs import scene_pairs
-from lora3d_splat.synthetic.render import SyntheticScene, render_scene
+from lora3d_splat.synthetic.render import FEATURES, SyntheticScene, render_scene
 
 CELL = 8
 """side of a correlation cell, pixels"""
@@ -84,7 +84,8 @@ class ScenePool:
         return [(scene.seed, scene.size) for scene in self.scenes]
 
     def _render(self, seed: int, size: Size) -> PooledScene:
-        scene = render_scene(seed, size, self.config.views, motion=self.config.motion)
+        features = FEATURES[self.config.scenes]
+        scene = render_scene(seed, size, self.config.views, motion=self.config.motion, features=features)
         return PooledScene(seed, scene, scene_pairs(scene))
 
     def extend(self, count: int, sizes: tuple[Size, ...]) -> None:
@@ -106,23 +107,29 @@ class ScenePool:
 
 
 def make_batch(pairs: list[tuple[SyntheticScene, int, int]], rng: np.random.Generator | None) -> PairBatch:
-    """Collate pairs of equal size; with `rng` views swap, flip and change colour."""
+    """Collate pairs of equal size; with `rng` views swap, flip and change colour.
+
+    A thing that moves has in each view the points where it stood then; it has no matches.
+    """
     order = [(s, j, i) if rng is not None and rng.uniform() < 0.5 else (s, i, j) for s, i, j in pairs]
     views = [(s, i) for s, i, _ in order] + [(s, j) for s, _, j in order]
     images = torch.from_numpy(np.stack([s.images[k] for s, k in views])).permute(0, 3, 1, 2).float() / 255
     depth = torch.from_numpy(np.stack([s.depth[k] for s, k in views]))
     focal = torch.tensor([s.focal[k] for s, k in views], dtype=torch.float32)
     pose = torch.from_numpy(np.stack([s.T_world_camera[k] for s, k in views]))
+    none = np.zeros(depth.shape[1:], bool)
+    moving = torch.from_numpy(np.stack([none if s.moving is None else s.moving[k] for s, k in views]))
     if rng is not None:
         mirrored = torch.from_numpy(rng.uniform(size=len(pairs)) < 0.5).repeat(2)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         depth = torch.where(mirrored[:, None, None], depth.flip(-1), depth)
+        moving = torch.where(mirrored[:, None, None], moving.flip(-1), moving)
         mirror = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
         pose = torch.where(mirrored[:, None, None], mirror @ pose @ mirror, pose)
         images = photometric(images, rng)
     T_partner_own = (torch.linalg.inv(pose.roll(len(pairs), 0)) @ pose).float()
     points, valid = points_at(depth, focal, 2)
-    index, weight = match_targets(depth, focal, T_partner_own)
+    index, weight = match_targets(depth, focal, T_partner_own, moving)
     cell_depth = depth[:, CELL // 2 :: CELL, CELL // 2 :: CELL].flatten(1)
     moved = move(T_partner_own, points)
     return PairBatch(images * 2 - 1, points, moved, valid, index, weight, cell_depth, T_partner_own)
@@ -143,8 +150,11 @@ def move(T: Tensor, points: Tensor) -> Tensor:
     return (flat @ T[:, :3, :3].transpose(1, 2) + T[:, None, :3, 3]).reshape(points.shape)
 
 
-def match_targets(depth: Tensor, focal: Tensor, T_partner_own: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each cell's centre lies among the partner's cells: indices and bilinear weights (2B, N, 4)."""
+def match_targets(depth: Tensor, focal: Tensor, T_partner_own: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each cell's centre lies among the partner's cells: indices and bilinear weights (2B, N, 4).
+
+    Pixels of `moving` (2B, H, W) bool match nothing, on either side.
+    """
     count, height, width = depth.shape
     rows, columns = height // CELL, width // CELL
     points, valid = points_at(depth, focal, CELL)
@@ -155,6 +165,9 @@ def match_targets(depth: Tensor, focal: Tensor, T_partner_own: Tensor) -> tuple[
     inside = valid.flatten(1) & (z > 1e-6) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
     pixel = v.clamp(0, height - 1).long() * width + u.clamp(0, width - 1).long()
     visible = inside & ((partner_depth.gather(1, pixel) - z).abs() < SAME_SURFACE * safe)
+    start = CELL // 2
+    visible &= ~moving[:, start::CELL, start::CELL].flatten(1)
+    visible &= ~moving.roll(count // 2, 0).flatten(1).gather(1, pixel)
     column, row = (u / CELL - 0.5).clamp(0, columns - 1), (v / CELL - 0.5).clamp(0, rows - 1)
     left, top = column.floor().clamp(max=columns - 2), row.floor().clamp(max=rows - 2)
     fx, fy = column - left, row - top

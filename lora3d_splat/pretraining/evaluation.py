@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -155,7 +155,8 @@ def constant_depth(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def training_mean(config: PretrainConfig, batches: int = 12, size: Size = (96, 128)) -> Predictor:
     """A predictor that repeats the mean normalised pointmaps of training pairs of one size, resized as needed."""
-    pool = ScenePool(PretrainConfig(folder=config.folder, seed=config.seed, sizes=(size,), first_scenes=4 * batches))
+    usual = PretrainConfig(folder=config.folder, seed=config.seed, sizes=(size,), first_scenes=4 * batches)
+    pool = ScenePool(replace(usual, scenes="plain"))  # as the held-out ones are
     rng = np.random.default_rng(config.seed)
     total = torch.zeros(2, size[0] // 2, size[1] // 2, 3)
     count = torch.zeros(2, size[0] // 2, size[1] // 2, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +134,7 @@ class Trainer:
             "history": self.history,
             "slots": self.pool.slots if self.pool else [],
             "rendered": self.pool.rendered if self.pool else 0,
+            "scenes": self.config.scenes,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
@@ -149,6 +150,7 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.steps, self.pairs, self.seconds = state["counters"]
         self.history = state["history"]
+        self.config = replace(self.config, scenes=state.get("scenes", "plain"))  # older runs knew no other scenes
         if state["slots"]:
             slots = [(seed, (size[0], size[1])) for seed, size in state["slots"]]
             self.pool = ScenePool(self.config, slots, state["rendered"])

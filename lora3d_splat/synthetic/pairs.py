@@ -51,6 +51,9 @@ def sightings(scene: SyntheticScene, first: int, second: int, stride: int = 1) -
     inside = surface & (moved[..., 2] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     row, column = np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)
     visible = inside & (np.abs(scene.depth[second][row, column] - z) < TOLERANCE * z)
+    if scene.moving is not None:
+        start = stride // 2
+        visible &= ~scene.moving[first][start::stride, start::stride] & ~scene.moving[second][row, column]
     return Sightings(visible, row, column, surface)
 
 

@@ -1,4 +1,4 @@
-"""Numba ray caster: boxes, ellipsoids, cylinders and cones with textures, one light, shadows and fog.
+"""Numba ray caster: boxes, ellipsoids, cylinders and cones with textures, one light, shadows, mirrors and fog.
 
 A primitive is a canonical shape under an affine map; the ray is moved into the shape's own frame, which leaves the ray
 parameter unchanged, so with a direction of unit z in the camera the parameter *is* the z-depth.
@@ -210,7 +210,7 @@ def _sky(sky, d, out):
 def _shade(geometry, looks, texture, light, o, d, hit, pixel, work, out):
     """Colour in linear light of one hit (number, face, distance)."""
     shapes, matrices, bounds, halves = geometry
-    textures, tints, scales, shifts, gloss = looks
+    textures, tints, scales, shifts, gloss, _ = looks
     texels, offsets = texture
     which, face, t = hit
     lo, ld, n, p, w = work[0], work[1], work[2], work[3], work[4]
@@ -266,8 +266,37 @@ def _shade(geometry, looks, texture, light, o, d, hit, pixel, work, out):
 
 
 @jit
+def _reflect(geometry, looks, texture, light, sky, o, d, hit, pixel, work, out):
+    """Mix into the colour of a shaded hit what it mirrors, once; the share grows at grazing angles (Schlick).
+
+    Returns primitive * 8 + face of what is mirrored, -1 for the sky. The normal is the one that `_shade` left.
+    """
+    which, _, t = hit
+    n, r, p, seen = work[2], work[8], work[9], work[10]
+    along = d[0] * n[0] + d[1] * n[1] + d[2] * n[2]
+    length = math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
+    share = looks[5][which]
+    share += (1 - share) * max(0.0, 1 + along / length) ** 5
+    for c in range(3):
+        r[c] = d[c] - 2 * along * n[c]
+        p[c] = o[c] + t * d[c] + n[c] * 1e-3 * max(t, 0.3)
+    found, face, further = _nearest(geometry[0], geometry[1], geometry[2], p, r, 1e-4, work[0], work[1])
+    if found < 0:
+        _sky(sky, r, seen)
+    else:
+        wide = pixel * (t + further) / further
+        _shade(geometry, looks, texture, light, p, r, (found, face, further), wide, work, seen)
+    for c in range(3):
+        out[c] += share * (seen[c] - out[c])
+    return found * 8 + face if found >= 0 else -1
+
+
+@jit
 def _trace(geometry, looks, texture, light, sky, rotation, origin, x, y, pixel, work, out):
-    """Follow the ray through normalised image coordinates (x, y): (primitive * 8 + face or -1, z-depth or 0)."""
+    """Follow the ray through normalised image coordinates (x, y): (what is seen, z-depth or 0).
+
+    What is seen is -1 for the sky, else primitive * 8 + face, plus 8 P times (2 + the same of what is mirrored).
+    """
     d = work[7]
     for c in range(3):
         d[c] = rotation[c, 0] * x + rotation[c, 1] * y + rotation[c, 2]
@@ -276,7 +305,11 @@ def _trace(geometry, looks, texture, light, sky, rotation, origin, x, y, pixel, 
         _sky(sky, d, out)
         return -1, 0.0
     _shade(geometry, looks, texture, light, origin, d, (which, face, t), pixel, work, out)
-    return which * 8 + face, t
+    label = which * 8 + face
+    if looks[5][which] > 0:
+        mirrored = _reflect(geometry, looks, texture, light, sky, origin, d, (which, face, t), pixel, work, out)
+        label += 8 * geometry[0].shape[0] * (2 + mirrored)
+    return label, t
 
 
 @jit
@@ -287,14 +320,14 @@ def _encode(colour, image, row, column):
 
 @jit
 def cast_view(geometry, looks, texture, light, sky, pose, focal, height, width, samples, everywhere):
-    """Render one view: (H, W, 3) uint8 image, (H, W) float32 z-depth at pixel centres (0 = nothing).
+    """Render one view: (H, W, 3) uint8 image, (H, W) float32 z-depth at pixel centres (0 = nothing), (H, W) labels.
 
     Pixels on an outline (or all, with `everywhere`) are averaged over samples x samples rays.
     """
     image = np.empty((height, width, 3), np.uint8)
     depth = np.empty((height, width), np.float32)
     label = np.empty((height, width), np.int32)
-    work = np.empty((8, 3), np.float64)
+    work = np.empty((11, 3), np.float64)
     out, total = np.empty(3), np.empty(3)
     rotation, origin = pose[:3, :3].copy(), pose[:3, 3].copy()
     for r in range(height):
@@ -305,7 +338,7 @@ def cast_view(geometry, looks, texture, light, sky, pose, focal, height, width, 
             )
             _encode(out, image, r, q)
     if samples < 2:
-        return image, depth
+        return image, depth, label
     for r in range(height):
         for q in range(width):
             edge = everywhere
@@ -322,4 +355,4 @@ def cast_view(geometry, looks, texture, light, sky, pose, focal, height, width, 
                 for c in range(3):
                     total[c] += min(out[c], 1.0) / (samples * samples)
             _encode(total, image, r, q)
-    return image, depth
+    return image, depth, label

@@ -8,12 +8,13 @@ import numpy as np
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.synthetic.cameras import draw_pose
+from lora3d_splat.synthetic.movers import Mover, add_movers, at_view, on_movers
 from lora3d_splat.synthetic.raycast import cast_view
-from lora3d_splat.synthetic.scenes import KINDS, Stand
+from lora3d_splat.synthetic.scenes import KINDS, Stand, street
 from lora3d_splat.synthetic.textures import SEEDS, atlas
 from lora3d_splat.synthetic.world import World, WorldBuilder
 
-STYLE_OFFSET = {"train": 0, "heldout": 1 << 40}
+STYLE_OFFSET = {"train": 0, "heldout": 1 << 40, "foreign": 1 << 41}
 """separates the seeds of the styles"""
 ATTEMPTS = 24
 """camera draws per view before the scene is given up"""
@@ -34,7 +35,30 @@ class SyntheticScene:
     focal: np.ndarray
     """(V,) float64 pixels"""
     kind: str
-    """room, tabletop, floating or outdoor"""
+    """room, tabletop, floating, outdoor or street"""
+    moving: np.ndarray | None = None
+    """(V, H, W) bool: pixels of things that stand elsewhere in other views; None where everything stands still"""
+
+
+@dataclass(frozen=True)
+class SceneFeatures:
+    """What scenes may have beyond still things that do not mirror; without any, a seed draws what it always drew."""
+
+    mirrors: float = 0.0
+    """share of the surfaces that mirror what is around them, in half of the scenes"""
+    movers: float = 0.0
+    """share of the scenes in which something moves between the views"""
+    streets: float = 0.0
+    """share of the scenes that are streets between house fronts, whatever the seed would have drawn"""
+
+    def __post_init__(self) -> None:
+        for name in ("mirrors", "movers", "streets"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)}", "a share from 0 to 1", "correct the setting")
+
+
+FEATURES = {"plain": SceneFeatures(), "rich": SceneFeatures(mirrors=0.25, movers=0.2, streets=0.15)}
+PLAIN_SCENES = FEATURES["plain"]
 
 
 def cast(
@@ -44,6 +68,13 @@ def cast(
 
     Outlines are averaged over samples^2 rays, with `everywhere` every pixel is.
     """
+    return _shot(world, style, pose, focal, size, samples, everywhere)[:2]
+
+
+def _shot(
+    world: World, style: str, pose: np.ndarray, focal: float, size: tuple[int, int], samples: int = 2, everywhere=False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same with the ray caster's labels (H, W)."""
     textures = atlas(style)
     textures.require(set(world.textures.ravel().tolist()))
     texture = (textures.texels, textures.offsets)
@@ -85,23 +116,49 @@ def draw_series(
 
 
 def render_scene(
-    seed: int, size: tuple[int, int], views: int = 6, style: str = "train", motion: tuple[float, float] = MOTION
+    seed: int,
+    size: tuple[int, int],
+    views: int = 6,
+    style: str = "train",
+    motion: tuple[float, float] = MOTION,
+    features: SceneFeatures = PLAIN_SCENES,
 ) -> SyntheticScene:
     """A photo series that depends on its arguments alone. `size` (H, W) pixels; fov 40-80 degrees on the long side."""
     if style not in SEEDS:
         raise InputError(f"style {style!r}", " or ".join(SEEDS), "pass one of the accepted styles")
-    rng = np.random.default_rng([seed + STYLE_OFFSET[style], 77])
+    rng, extra = (np.random.default_rng([seed + STYLE_OFFSET[style], salt]) for salt in (77, 78))
     names, shares = list(KINDS), [share for _, share in KINDS.values()]
+    polished = features.mirrors if extra.uniform() < 0.5 else 0.0
+    in_street, restless = extra.uniform() < features.streets, extra.uniform() < features.movers
     while True:  # a place without room for the series is drawn again; half of all places have it
         kind = str(rng.choice(names, p=shares))
-        build = WorldBuilder(rng, atlas(style))
-        stand = KINDS[kind][0](build)
+        kind = "street" if in_street else kind
+        build = WorldBuilder(rng, atlas(style), extra, polished)
+        stand = street(build) if in_street else KINDS[kind][0](build)
+        still = build.count
+        movers = add_movers(build, stand, kind, views, extra) if restless else []
+        if style == "foreign":
+            relight(build)
         world = build.finish()
         focal = max(size) / 2 / np.tan(np.radians(rng.uniform(40, 80)) / 2)
-        poses = draw_series(rng, world, style, stand, focal, max(size), views, motion)
-        if poses is not None:
+        poses = draw_series(rng, world.first(still), style, stand, focal, max(size), views, motion)
+        if poses is not None and _unobstructed(world, movers, style, poses, focal * 24 / max(size)):
             break
     zoom = np.exp(rng.normal(0, 0.12, views)) if rng.uniform() < 0.12 else np.ones(views)
-    shots = [cast(world, style, pose, focal * z, size) for pose, z in zip(poses, zoom, strict=True)]
-    images, depth = (np.stack(part) for part in zip(*shots, strict=True))
-    return SyntheticScene(images, depth, poses, focal * zoom, kind)
+    shots = [_shot(at_view(world, movers, k), style, poses[k], focal * zoom[k], size) for k in range(views)]
+    images, depth, label = (np.stack(part) for part in zip(*shots, strict=True))
+    moving = on_movers(label, movers, len(world.shapes)) if movers else None
+    return SyntheticScene(images, depth, poses, focal * zoom, kind, moving)
+
+
+def relight(build: WorldBuilder) -> None:
+    """The light of the third style: strong and coloured, with weak fill of the opposite colour."""
+    hue = np.array([1.25, 1.0, 0.7]) if build.rng.uniform() < 0.5 else np.array([0.75, 0.95, 1.3])
+    build.light[1, :3] *= 1.5 * hue
+    build.light[2, :3] *= 0.45 / hue
+
+
+def _unobstructed(world: World, movers: list[Mover], style: str, poses: np.ndarray, focal: float) -> bool:
+    """Whether no moving thing stands in front of a lens."""
+    views = range(len(poses) if movers else 0)
+    return all(sane(cast(at_view(world, movers, k), style, poses[k], focal, (18, 24), samples=1)[1]) for k in views)

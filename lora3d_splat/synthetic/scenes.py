@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora3d_splat.synthetic.furniture import clutter_item, house, picture, shelf, sofa, table, tree
+from lora3d_splat.synthetic.furniture import clutter_item, house, picture, shelf, sofa, spot, table, tree
 from lora3d_splat.synthetic.raycast import BOX, CONE, CYLINDER, SPHERE
 from lora3d_splat.synthetic.world import WorldBuilder, turn
 
@@ -131,6 +131,67 @@ def outdoor(build: WorldBuilder) -> Stand:
     angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(4, 14)
     eye = np.array([reach * np.cos(angle), reach * np.sin(angle), rng.uniform(1.0, 3.0)])
     return Stand(np.append(rng.normal(0, 2, 2), rng.uniform(0.5, 2.5)), eye, 1.5)
+
+
+def terrace(build: WorldBuilder, side: float, length: float) -> None:
+    """A row of adjoining houses whose fronts look across the street; `side` is the distance of the fronts, signed."""
+    rng, along = build.rng, -length
+    while along < length:
+        half, deep, high = rng.uniform(2.5, 7), rng.uniform(3, 6), rng.uniform(2.5, 9)
+        wall = build.look("facade", "facade", "facade", "bricks", "plain", scale=(0.08, 0.25))
+        roof = build.look("bricks", "stripes", "plain")
+        out = rng.uniform(0, 0.6)
+        build.box((along + half, side + np.sign(side) * (deep - out), high), (half, deep, high), [wall] * 5 + [roof])
+        front = side - np.sign(side) * out
+        for _ in range(int(rng.integers(0, 4))):  # doors, signs, shop windows
+            size = (rng.uniform(0.4, 1.2), 0.06, rng.uniform(0.3, 1.2))
+            at = (along + half + rng.uniform(-0.8, 0.8) * half, front, size[2] + rng.uniform(0, 2.5))
+            build.box(at, size, build.look("text", "wood", "clutter", "plain", "stripes", scale=(0.3, 1.5)))
+        along += 2 * half + (rng.uniform(1, 3) if rng.uniform() < 0.2 else 0)
+
+
+def car(build: WorldBuilder, at, yaw: float) -> None:
+    """Body, cabin and four wheels."""
+    half = build.rng.uniform((1.7, 0.75, 0.3), (2.4, 0.95, 0.45))
+    paint, glass, tyre = build.look("plain", scale=(0.2, 0.5)), build.look("facade", "plain"), build.look("noise")
+    build.box(spot(at, yaw, (0, 0, 0.3 + half[2])), half, paint, yaw)
+    cabin = (half[0] * 0.55, half[1] * 0.9, 0.3)
+    build.box(spot(at, yaw, (-0.1 * half[0], 0, 0.3 + 2 * half[2] + 0.3)), cabin, glass, yaw)
+    for sx in (-0.62, 0.62):
+        for sy in (-1, 1):
+            hub = spot(at, yaw, (sx * half[0], sy * half[1], 0.32))
+            build.add(CYLINDER, hub, (0.32, 0.32, 0.12), tyre, turn(2, yaw) @ turn(0, np.pi / 2))
+
+
+def street(build: WorldBuilder) -> Stand:
+    """Two rows of fronts with pavements, cars, trees and lamp posts; seen along the street or square on."""
+    rng = build.rng
+    width, length = rng.uniform(4, 9), rng.uniform(25, 50)
+    ground = build.look("noise", "cells", "bricks", "checks", scale=(0.1, 0.6))
+    build.box((0, 0, -1), (150, 150, 1), ground)
+    kerb = build.look("checks", "bricks", "cells", "plain", scale=(0.3, 1.0))
+    for side in (-1, 1):
+        terrace(build, side * width, length)
+        build.box((0, side * (width - 0.9), 0.06), (length, 0.9, 0.06), kerb)
+        for _ in range(int(rng.integers(0, 6))):
+            car(build, (rng.uniform(-1, 1) * length, side * (width - 2.9), 0), rng.normal(0, 0.05))
+        for _ in range(int(rng.integers(0, 5))):
+            at = (rng.uniform(-1, 1) * length, side * (width - 1.0), 0)
+            if rng.uniform() < 0.5:
+                tree(build, at, rng.uniform(2.5, 6))
+            else:
+                build.add(CYLINDER, np.add(at, (0, 0, 2)), (0.06, 0.06, 2), build.look("plain"))
+        for _ in range(int(rng.integers(0, 6))):
+            clutter_item(build, (rng.uniform(-1, 1) * length, side * (width - 0.8), 0.12), rng.uniform(0.3, 1.2))
+    build.sun((*rng.normal(0, 1, 2), rng.uniform(0.5, 2)), rng.uniform(0.5, 1.1), rng.uniform(0.3, 0.7))
+    pale = np.array([0.75, 0.82, 0.9]) * rng.uniform(0.6, 1)
+    build.sky = np.stack([pale, np.array([0.15, 0.3, 0.65]) * rng.uniform(0.5, 1.4), np.full(3, rng.uniform(0, 0.9))])
+    build.fog(pale, rng.uniform(0, 0.01))
+    across, away = rng.uniform(-0.5, 0.5) * width, float(rng.choice([-1, 1]))
+    eye = np.array([rng.uniform(-0.5, 0.5) * length, across, rng.uniform(1.2, 2.2)])
+    ahead = rng.uniform(0, 4) if rng.uniform() < 0.5 else rng.uniform(6, 14)
+    target = np.array([eye[0] + away * ahead, float(rng.choice([-1, 1])) * width, rng.uniform(1.0, 3.5)])
+    return Stand(target, eye, 1.5)
 
 
 KINDS: dict[str, tuple[Callable[[WorldBuilder], Stand], float]] = {

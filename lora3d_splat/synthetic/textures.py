@@ -15,9 +15,9 @@ SIZE = 256
 """side of a texture at its finest level, texels"""
 LEVELS = 8
 """mip levels; the coarsest is SIZE >> (LEVELS - 1) texels wide"""
-SEEDS = {"train": 11, "heldout": 97}
-"""held-out scenes are drawn with other textures than training scenes"""
-COUNT = {"train": 144, "heldout": 72}
+SEEDS = {"train": 11, "heldout": 97, "foreign": 211}
+"""held-out scenes are drawn with other textures than training scenes, foreign ones with other patterns and light"""
+COUNT = {"train": 144, "heldout": 72, "foreign": 72}
 
 Generator = np.random.Generator
 
@@ -30,7 +30,8 @@ class TextureAtlas:
         self.generators: list[Callable[[Generator], np.ndarray]] = []
         self.groups: dict[str, np.ndarray] = {}
         """texture numbers by generator name"""
-        for name, (generator, share) in GENERATORS.items():
+        for name, (usual, share) in GENERATORS.items():
+            generator = usual if style != "foreign" else _foreign(name)
             count = max(3, round(share * COUNT[style]))
             self.groups[name] = np.arange(self.count, self.count + count)
             self.generators += [generator] * count
@@ -52,6 +53,13 @@ class TextureAtlas:
             rng = np.random.default_rng([self.seed, number])
             self.texels[number] = mip_levels(self.generators[number](rng))
             self._drawn.add(number)
+
+
+def _foreign(name: str) -> Callable[[Generator], np.ndarray]:
+    """What stands in for a generator in the third style; its module builds on this one."""
+    from lora3d_splat.synthetic.foreign_textures import FOREIGN
+
+    return FOREIGN[name]
 
 
 def colour(rng: Generator, low: float = 0.1, high: float = 0.95) -> np.ndarray:
@@ -243,7 +251,7 @@ def mip_levels(image: np.ndarray) -> np.ndarray:
     return np.concatenate(levels)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def atlas(style: str) -> TextureAtlas:
     """The textures of one style, always the same for the same version of this file."""
     return TextureAtlas(style)

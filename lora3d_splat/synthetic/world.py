@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,9 @@ class Look:
     scale: float = 1.0
     """texture repeats per metre"""
     gloss: float = 0.0
+    """strength of the highlight"""
+    mirror: float = 0.0
+    """share of the light that is mirrored, seen head-on"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class World:
     """(P, 2) float64 texture offset"""
     gloss: np.ndarray
     """(P,) float64"""
+    mirror: np.ndarray
+    """(P,) float64 share of the light that is mirrored"""
     light: np.ndarray
     """(4, 4) float64: sun (direction, 0) or lamp (position, intensity m^2); direct, ambient, fog (colour, 1/m)"""
     sky: np.ndarray
@@ -58,7 +63,24 @@ class World:
     @property
     def looks(self) -> tuple[np.ndarray, ...]:
         """Arguments of the ray caster that say how things look."""
-        return self.textures, self.tints, self.scales, self.shifts, self.gloss
+        return self.textures, self.tints, self.scales, self.shifts, self.gloss, self.mirror
+
+    def first(self, count: int) -> World:
+        """The world of its first `count` primitives alone."""
+        if count == len(self.shapes):
+            return self
+        each = ("shapes", "matrices", "bounds", "halves", "textures", "tints", "scales", "shifts", "gloss", "mirror")
+        return replace(self, **{name: getattr(self, name)[:count] for name in each})
+
+    def moved(self, primitives: slice, T_after_before: np.ndarray) -> World:
+        """The world with some primitives carried along by a rigid world transform (4, 4)."""
+        matrices, bounds = self.matrices.copy(), self.bounds.copy()
+        back = np.linalg.inv(T_after_before)
+        turned = matrices[primitives, :, :3] @ back[:3, :3]
+        shifted = matrices[primitives, :, :3] @ back[:3, 3] + matrices[primitives, :, 3]
+        matrices[primitives] = np.concatenate([turned, shifted[..., None]], -1)
+        bounds[primitives, :3] = bounds[primitives, :3] @ T_after_before[:3, :3].T + T_after_before[:3, 3]
+        return replace(self, matrices=matrices, bounds=bounds)
 
 
 def turn(axis: int, angle: float) -> np.ndarray:
@@ -71,11 +93,18 @@ def turn(axis: int, angle: float) -> np.ndarray:
 
 
 class WorldBuilder:
-    """Collects primitives; every random choice comes from `rng`."""
+    """Collects primitives; every random choice comes from `rng`, but whether a look mirrors, from `polish`."""
 
-    def __init__(self, rng: np.random.Generator, atlas: TextureAtlas) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        atlas: TextureAtlas,
+        polish: np.random.Generator | None = None,
+        mirrors: float = 0.0,
+    ) -> None:
         self.rng = rng
         self.atlas = atlas
+        self.polish, self.mirrors = polish, mirrors
         self._primitives: list[tuple] = []
         self.light = np.zeros((4, 4))
         self.sky = np.zeros((3, 3))
@@ -88,7 +117,19 @@ class WorldBuilder:
         tint = np.exp(rng.normal(0, 0.25)) * np.exp(rng.normal(0, 0.12, 3))
         low, high = np.log(scale[0]), np.log(scale[1])
         gloss = float(rng.uniform(0, 0.5)) if rng.uniform() < 0.3 else 0.0
-        return Look(texture, tuple(np.clip(tint, 0.25, 1.3)), float(np.exp(rng.uniform(low, high))), gloss)
+        size = float(np.exp(rng.uniform(low, high)))
+        return Look(texture, tuple(np.clip(tint, 0.25, 1.3)), size, gloss, self._mirror())
+
+    def _mirror(self) -> float:
+        """Mostly none; varnish and tiles, and now and then a looking-glass."""
+        if self.polish is None or self.polish.uniform() >= self.mirrors:
+            return 0.0
+        return float(self.polish.uniform(0.6, 0.9) if self.polish.uniform() < 0.2 else self.polish.uniform(0.05, 0.3))
+
+    @property
+    def count(self) -> int:
+        """Primitives so far."""
+        return len(self._primitives)
 
     def add(self, shape: int, centre, half, look: Look | list[Look], rotation: np.ndarray | None = None) -> None:
         """A shape with half extents `half` (3,), turned by R_world_local, moved to `centre` (3,)."""
@@ -138,6 +179,7 @@ class WorldBuilder:
             scales=np.array([[face[2] for face in six] for six in faces], float),
             shifts=np.stack(shifts),
             gloss=np.array([six[0].gloss for six in looks], float),
+            mirror=np.array([six[0].mirror for six in looks], float),
             light=self.light,
             sky=self.sky,
         )
