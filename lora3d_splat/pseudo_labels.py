@@ -23,6 +23,8 @@ class PseudoLabelConfig:
     """Calibrated log-confidence above which a pixel is trusted; None takes the network's own, else ranks."""
     keep: float = 0.7
     """Share of the pair predictions that is trusted when they are judged by rank."""
+    agreement: float = 1.0
+    """A second judge beside confidence: share of the pixels that may teach, those on which the pairs agree best."""
     minimum_fraction: float = 0.05
     """Fine-tuning is refused when a smaller share of all pair pixels is trusted."""
     minimum_pair_fraction: float = 0.01
@@ -31,6 +33,8 @@ class PseudoLabelConfig:
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
             raise InputError(f"keep={self.keep}", "a share above 0 and at most 1", "start from 0.7")
+        if not 0 < self.agreement <= 1:
+            raise InputError(f"agreement={self.agreement}", "a share above 0 and at most 1", "start from 0.7")
         for name in ("minimum_fraction", "minimum_pair_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}", "a share from 0 to below 1", "correct the setting")
@@ -50,8 +54,9 @@ def make_pseudo_labels(
     """
     config = config or PseudoLabelConfig()
     threshold = trusted_threshold(confidence, config.cutoff if config.cutoff is not None else cutoff, config.keep)
+    agreed = _agreed(confidence, config.agreement)
     clouds = {index: _points_camera(scene, index) for index in range(len(views)) if scene.registered[index]}
-    labels = [_label(scene, clouds, confidence, position, threshold) for position in range(len(scene.pairs))]
+    labels = [_label(scene, clouds, confidence, position, threshold, agreed) for position in range(len(scene.pairs))]
     enough = config.minimum_pair_fraction
     return tuple(
         label
@@ -77,7 +82,12 @@ def degenerate(labels: Sequence[PseudoLabels], pair_count: int, config: PseudoLa
 
 
 def _label(
-    scene: AlignedScene, clouds: dict[int, Tensor], confidence: CalibratedConfidence, position: int, threshold: float
+    scene: AlignedScene,
+    clouds: dict[int, Tensor],
+    confidence: CalibratedConfidence,
+    position: int,
+    threshold: float,
+    agreed: Sequence[Tensor],
 ) -> PseudoLabels:
     pair = scene.pairs[position]
     weights_reference, weights_other = confidence.pair_weights[position]
@@ -87,10 +97,25 @@ def _label(
     return PseudoLabels(
         pair,
         clouds[pair.reference].float(),
-        (weights_reference > threshold) & (scene.depth[pair.reference] > 0),
+        (weights_reference > threshold) & (scene.depth[pair.reference] > 0) & agreed[pair.reference],
         points_other.float(),
-        (weights_other > threshold) & (scene.depth[pair.other] > 0),
+        (weights_other > threshold) & (scene.depth[pair.other] > 0) & agreed[pair.other],
     )
+
+
+def _agreed(confidence: CalibratedConfidence, share: float) -> list[Tensor]:
+    """Per view (H, W) bool: the share of all pixels that lost least confidence when the pairs were aligned.
+
+    What the network claimed cancels: calibrated over raw confidence is 1 / (1 + error / mu)^2, averaged over the pairs.
+    """
+    views = zip(confidence.view_confidence, confidence.view_raw_confidence, strict=True)
+    kept = [calibrated.float() / raw.float().clamp_min(1e-6) for calibrated, raw in views]
+    if share >= 1:
+        return [torch.ones_like(each, dtype=torch.bool) for each in kept]
+    values = torch.cat([each.flatten() for each in kept])
+    values = values[:: values.numel() // 2_000_000 + 1]
+    least = values.kthvalue(max(1, round((1 - share) * values.numel()))).values
+    return [each > least for each in kept]
 
 
 def _points_camera(scene: AlignedScene, index: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from dust3r_recipe import random_view, recipe_network
@@ -105,6 +107,30 @@ def test_labels_without_trusted_pixels_are_refused():
     with pytest.raises(InputError, match="trusted pixel"):
         finetune(network, VIEWS, empty)
     assert not hasattr(network, "peft_config")
+
+
+def test_alpha_is_the_networks_own_unless_given():
+    """A network trained with alpha 1 is fine-tuned as with alpha=1; without a word of its own, as with 0.2."""
+
+    def state(config: FinetuneConfig, own: float | None = None) -> dict[str, torch.Tensor]:
+        network = recipe_network()
+        if own is not None:
+            network.confidence_alpha = own
+        finetune(network, VIEWS, LABELS, config)
+        return adapter_state(network)
+
+    usual, asked = FinetuneConfig(rank=2, epochs=1), FinetuneConfig(rank=2, epochs=1, alpha=1.0)
+    same = [(state(usual, 1.0), state(asked)), (state(usual), state(replace(usual, alpha=0.2)))]
+    assert all(torch.equal(a[key], b[key]) for a, b in same for key in a)
+    assert any(not torch.equal(same[0][0][key], same[1][0][key]) for key in same[0][0])
+
+
+def test_only_the_layers_asked_for_are_adapted():
+    network = recipe_network()
+    finetune(network, VIEWS, LABELS, FinetuneConfig(rank=2, epochs=1, targets=("qkv",)))
+    assert {name.split(".lora_")[0].split(".")[-1] for name in adapter_state(network)} == {"qkv"}
+    with pytest.raises(InputError, match="fc9"):
+        finetune(recipe_network(), VIEWS, LABELS, FinetuneConfig(rank=2, epochs=1, targets=("fc9",)))
 
 
 def test_settings_are_checked():

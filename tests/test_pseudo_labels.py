@@ -76,3 +76,26 @@ def test_labels_that_teach_nothing_are_refused_with_a_reason(aligned):
 def test_wrong_shares_are_refused():
     with pytest.raises(InputError, match="keep"):
         PseudoLabelConfig(keep=0.0)
+
+
+def test_agreement_judges_by_the_pairs_whatever_the_network_claims(aligned):
+    """Half of the pixels stay, the same ones when all confidences triple; they err less than those that go."""
+    scene, predictions, result, confidence = aligned
+    half = PseudoLabelConfig(cutoff=0.0, agreement=0.5)
+    tripled = replace(
+        confidence,
+        view_confidence=tuple(3 * each for each in confidence.view_confidence),
+        view_raw_confidence=tuple(3 * each for each in confidence.view_raw_confidence),
+    )
+    once, thrice = (make_pseudo_labels(scene.views, result, each, half) for each in (confidence, tripled))
+    sides = [side for label in once for side in (label.valid_reference, label.valid_other)]
+    assert float(torch.cat([side.flatten() for side in sides]).float().mean()) == pytest.approx(0.5, abs=0.03)
+    for a, b in zip(once, thrice, strict=True):
+        assert torch.equal(a.valid_reference, b.valid_reference)
+    truth = {item.pair: item for item in predict(scene)}
+    label = once[0]
+    first = next(item for item in predictions if item.pair == label.pair)
+    gaps = (first.points_other - truth[label.pair].points_other).norm(dim=-1)
+    assert gaps[label.valid_other].mean() < 0.5 * gaps[~label.valid_other].mean()
+    with pytest.raises(InputError, match="agreement"):
+        PseudoLabelConfig(agreement=1.5)

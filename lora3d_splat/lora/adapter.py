@@ -38,6 +38,8 @@ class LoraConfig:
     """The update is scaled by alpha / rank."""
     seed: int = 0
     """Seed of the random start of A."""
+    targets: tuple[str, ...] | None = None
+    """Last components of the names of the layers to adapt; None takes the network's own choice."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
@@ -50,11 +52,10 @@ class LoraConfig:
 
 def inject(network: PointmapNetwork, config: LoraConfig | None = None) -> PointmapNetwork:
     """Wrap the network's `lora_targets` in place and return it; everything but the adapter is frozen."""
-    if not network.lora_targets:
-        raise InputError(f"{network.name}, which names no layers", "a network with lora_targets", "go on without LoRA")
+    config = config or LoraConfig()
+    targets = _targets(network, config)
     import peft
 
-    config = config or LoraConfig()
     _inject(
         network,
         peft.LoraConfig(
@@ -62,11 +63,22 @@ def inject(network: PointmapNetwork, config: LoraConfig | None = None) -> Pointm
             lora_alpha=config.alpha,  # type: ignore[arg-type]
             lora_dropout=0.0,
             bias="none",
-            target_modules=list(network.lora_targets),
+            target_modules=list(targets),
         ),
         config.seed,
     )
     return network
+
+
+def _targets(network: PointmapNetwork, config: LoraConfig) -> tuple[str, ...]:
+    """The layers asked for, or the network's own."""
+    own = network.lora_targets
+    if not own:
+        raise InputError(f"{network.name}, which names no layers", "a network with lora_targets", "go on without LoRA")
+    strange = sorted(set(config.targets or ()) - set(own))
+    if strange:
+        raise InputError(f"targets {', '.join(strange)}", f"some of {', '.join(own)}", "leave the targets out")
+    return config.targets or own
 
 
 def is_adapted(network: PointmapNetwork) -> bool:

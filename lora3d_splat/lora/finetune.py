@@ -27,6 +27,8 @@ from lora3d_splat.records import ImagePair, PseudoLabels, View
 from lora3d_splat.watch import watcher
 
 Item = TypeVar("Item")
+USUAL_ALPHA = 0.2
+"""what DUSt3R and MASt3R were trained with; a network of another kind names its own as `confidence_alpha`"""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,11 @@ class FinetuneConfig:
     """Pairs per step."""
     epochs: int = 10
     """Passes over all pairs."""
-    alpha: float = 0.2
-    """Reward for confidence in the loss; a pixel's best confidence is alpha / error."""
+    alpha: float | None = None
+    """Reward for confidence in the loss; a pixel's best confidence is alpha / error. None takes what the network was
+    trained with, because another value would shift all confidences: 1 for compact, else 0.2 (DUSt3R, MASt3R)."""
+    targets: tuple[str, ...] | None = None
+    """Layers to adapt, by the last components of their names; None takes the network's own choice."""
     seed: int = 0
     """Seed of the adapter's start and of the order of the pairs."""
 
@@ -104,10 +109,11 @@ def finetune(
     if not usable:
         raise InputError("pseudo labels without a trusted pixel", "at least one trusted pixel", "lower the cut-off")
     device = network_device(network)
+    alpha = config.alpha if config.alpha is not None else getattr(network, "confidence_alpha", USUAL_ALPHA)
 
     def loss(batch: Sequence[PseudoLabels]) -> Tensor:
         output = _predict(network, views, [label.pair for label in batch])
-        return confidence_loss(output, LabelBatch.stack(batch, device), config.alpha)
+        return confidence_loss(output, LabelBatch.stack(batch, device), alpha)
 
     def prepare() -> _Lesson[PseudoLabels]:
         return _Lesson(
@@ -172,7 +178,7 @@ def _fit(
 ) -> FinetuneResult:
     """All epochs from the stored one on; `prepare` is called with the adapter in place, `idle` items need no work."""
     if not is_adapted(network):
-        inject(network, LoraConfig(config.rank, config.lora_alpha, config.seed))
+        inject(network, LoraConfig(config.rank, config.lora_alpha, config.seed, config.targets))
     parameters = [parameter for _, parameter in adapter_parameters(network)]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay

@@ -98,6 +98,7 @@ class CompactNetwork(nn.Module):
     confidence_floor = 0.1
     """trained with alpha 1: log-confidence is about -log(relative error), and 0 where there is no surface"""
     confidence_cutoff: float | None = None
+    confidence_alpha = 1.0  # as trained (pretraining/config.py)
 
     def __init__(self, architecture: CompactArchitecture | None = None) -> None:
         super().__init__()
