@@ -258,9 +258,17 @@ class Study:
         return PseudoLabels(pair, reference.float(), known, other.float(), known_other)
 
     def kept(self, adapted: Pass) -> bool:
-        """The acceptance rule of self-calibration."""
+        """The acceptance rule of self-calibration: left-out pairs against the scene on tracks, or against their own."""
         lost = sum(self.robust.scene.registered) - sum(adapted.scene.registered)
-        return adapted.heldout <= self.robust.heldout and lost <= 0
+        before, after = self.robust.heldout, adapted.heldout
+        if self.tracked is not None:
+            before, after = (self._against_tracks(each) for each in (self.robust, adapted))
+        return after <= before and lost <= 0
+
+    def _against_tracks(self, each: Pass) -> float:
+        assert self.tracked is not None
+        unseen = [item for item in each.predictions if item.pair in set(self.unseen)]
+        return pair_residual(self.tracked[0], unseen)
 
     def errors(self, each: Pass) -> dict[str, float]:
         """One row of the table."""

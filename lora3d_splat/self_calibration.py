@@ -59,7 +59,7 @@ from lora3d_splat.records import (
 )
 from lora3d_splat.watch import watcher
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the same inputs and settings give another result than before, so that old entries are not found."""
 PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
 TRACKED = "robust + LoRA + tracks"
@@ -164,6 +164,8 @@ class _Pass:
     """of all pairs, against the scene"""
     judged_residual: float | None
     """of the left-out pairs, against a scene aligned without them; None where that scene cannot be built"""
+    tracked_residual: float | None
+    """of the left-out pairs, against the scene on tracks; None where there is none, or nothing to decide"""
     seconds: float
     """of this row with everything that led to it"""
     summary: CalibrationPass
@@ -213,17 +215,22 @@ class _Run:
             advance(1)
             teacher = tracked if isinstance(tracked, _Pass) else robust
             labels = self._labels(teacher)
-            adapter, adapted = None, self._refusal(teacher, labels)
+            adapter, adapted, again = None, self._refusal(teacher, labels), predictions
             if adapted is None:
                 adapter = self._finetune(labels)
                 advance(1)
-                predictions = self._predict(self._pass(), pairs, "second prediction")
+                again = self._predict(self._pass(), pairs, "second prediction")
                 advance(1)
-                adapted = self._attempt(ADAPTED, lambda: self._align(ADAPTED, predictions))
+                adapted = self._attempt(ADAPTED, lambda: self._align(ADAPTED, again))
                 advance(1)
+                if isinstance(adapted, _Pass) and isinstance(tracked, _Pass):
+                    robust, adapted = (
+                        self._judged_by(tracked, each, found)
+                        for each, found in ((robust, predictions), (adapted, again))
+                    )
             kept, decision = self._decide(robust, adapted)
             if kept and isinstance(adapted, _Pass):
-                tracked = self._settle(adapted, predictions, sparse)
+                tracked = self._settle(adapted, again, sparse)
         return self._result((plain, robust, adapted, tracked), adapter if kept else None, decision, sparse)
 
     def register(self, paths: Sequence[Path], calibration: Calibration) -> RegisteredViews:
@@ -309,7 +316,7 @@ class _Run:
         scene, confidence, residual, judged, reliability = stored.value
         summary = summarise(name, self.views, scene, confidence, predictions, reliability)
         watcher().aligned(summary)
-        return _Pass(name, scene, confidence, residual, judged, self._cost(name), summary)
+        return _Pass(name, scene, confidence, residual, judged, None, self._cost(name), summary)
 
     def _robust(self, predictions: tuple[PairPrediction, ...]) -> _Pass:
         """The robust alignment; where there is none, the views that tracks alone can place."""
@@ -327,7 +334,9 @@ class _Run:
             warn(f"the pointmaps cannot be aligned ({error.found}); features place the cameras")
             scene, confidence = settle(self.views, blank, predictions, sparse, config, floor)
         summary = summarise(ROBUST, self.views, scene, confidence, predictions, None)
-        return _Pass(ROBUST, scene, confidence, pair_residual(scene, predictions), None, self._cost(ROBUST), summary)
+        return _Pass(
+            ROBUST, scene, confidence, pair_residual(scene, predictions), None, None, self._cost(ROBUST), summary
+        )
 
     def _find_tracks(self, robust: _Pass, predictions: tuple[PairPrediction, ...]) -> SparseScene | None:
         """What features say; the network suggests the focal length, and how far apart views are that share no point."""
@@ -366,7 +375,7 @@ class _Run:
         summary = summarise(TRACKED, self.views, scene, confidence, predictions, None)
         watcher().aligned(summary)
         residual = pair_residual(scene, predictions)
-        return _Pass(TRACKED, scene, confidence, residual, None, self._cost(TRACKED), summary)
+        return _Pass(TRACKED, scene, confidence, residual, None, None, self._cost(TRACKED), summary)
 
     def _aligned(
         self,
@@ -511,19 +520,34 @@ class _Run:
             sparse=sparse,
         )
 
+    def _judged_by(self, tracked: _Pass, each: _Pass, predictions: Sequence[PairPrediction]) -> _Pass:
+        """With its residual on the left-out pairs against the scene on tracks.
+
+        Where features have placed the cameras, they know better than either network, whose agreement with itself says
+        nothing of errors that all its pairs share.
+        """
+        unseen = [item for item in predictions if item.pair in set(self.unseen)]
+        try:
+            return replace(each, tracked_residual=pair_residual(tracked.scene, unseen))
+        except InputError:  # no left-out pair of views that both are placed
+            return each
+
     def _decide(self, robust: _Pass, adapted: _Pass | _Skipped) -> tuple[bool, str]:
         """Whether the adapter is kept, and the sentence that says why."""
         if isinstance(adapted, _Skipped):
             return False, f"The base network was kept: {adapted.reason}."
-        before, after = robust.judged_residual, adapted.judged_residual
+        before, after = robust.tracked_residual, adapted.tracked_residual
         where = f"on {len(self.unseen)} pairs left out of the fine-tuning"
+        against = " against the scene on tracks"
+        if before is None or after is None:
+            before, after, against = robust.judged_residual, adapted.judged_residual, ""
         if before is None or after is None:
             before, after = robust.residual, adapted.residual
             where = f"on all pairs ({len(self.views)} views spare none to be left out)"
         lost = sum(robust.scene.registered) - sum(adapted.scene.registered)
         kept = after <= before and lost <= 0
         verdict = "The adapter was kept" if kept else "The base network was kept"
-        change = f"{where} the robust residual went from {before:.3%} to {after:.3%} of the median depth"
+        change = f"{where} the robust residual{against} went from {before:.3%} to {after:.3%} of the median depth"
         return kept, f"{verdict}: {change}" + (f", and {lost} fewer views could be registered." if lost > 0 else ".")
 
     def _row(self, done: _Pass | _Skipped) -> CalibrationRow:
