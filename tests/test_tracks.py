@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from track_scene import FOCAL, HEIGHT, WIDTH, TrackScene, make_track_scene, trajectory_error
+from track_scene import FOCAL, HEIGHT, WIDTH, TrackScene, bowl, make_track_scene, trajectory_error
 
 from lora3d_splat.alignment import AlignmentConfig
 from lora3d_splat.alignment.tracks import find_tracks, heldout, place_by_tracks, settle, solve
@@ -22,6 +22,7 @@ from lora3d_splat.alignment.tracks.two_view import focal_by_essentials, relative
 from lora3d_splat.geometry.projection import unproject
 from lora3d_splat.geometry.transforms import invert_rigid, rotation_angle_deg, transform_points
 from lora3d_splat.images.load import load_views
+from lora3d_splat.matching import Features
 from lora3d_splat.records import AlignedScene, ImagePair, PairPrediction, SparseScene
 
 DIAGONAL = float(np.hypot(WIDTH, HEIGHT))
@@ -197,6 +198,59 @@ def test_a_view_that_shares_no_point_is_placed_by_the_pointmap_as_a_ruler() -> N
     assert sparse is not None
     assert all(sparse.placed)
     assert trajectory_error(sparse, scene) < 0.05
+
+
+def repeated_texture(wrong: np.ndarray, right: np.ndarray) -> TrackScene:
+    """Two views; the second shows what looks like the points `wrong` 2.4 to the side of where they are."""
+    scene = make_track_scene(2)
+    rig = rig_of(scene)
+    moved = scene.points_world + np.where(wrong, 2.4, 0.0)[:, None] * [1.0, 0.0, 0.0]
+    moved[:, 2] = bowl(moved)
+    marks = marks_of(scene).where(np.arange(600) >= 300)
+    seen = project(rig, camera_points(rig, moved, marks), marks.view) * DIAGONAL + [WIDTH / 2, HEIGHT / 2]
+    first, second = scene.features
+    features = [replace(first, pixels=first.pixels), replace(second, pixels=seen)]
+    kept = wrong | right
+    return replace(scene, features=tuple(Features(f.pixels[kept], f.size[kept], f.descriptors[kept]) for f in features))
+
+
+def test_repeated_texture_is_settled_by_the_pointmaps() -> None:
+    """More matches agree on a wrong place than on the right one: pointmaps leave the right ones, alone they lose."""
+    points = make_track_scene(2).points_world
+    wrong = points[:, 0] < -0.3
+    right = ~wrong & (np.arange(300) < 70)
+    assert wrong.sum() > 1.5 * right.sum()
+    scene = repeated_texture(wrong, right)
+    is_wrong = wrong[wrong | right]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
+        alone = solve.match_views(scene.views)[1][0].matches
+        checked = solve.match_views(scene.views, None, predictions(scene))[1][0].matches
+    assert is_wrong[alone[:, 0]].mean() > 0.5
+    assert not is_wrong[checked[:, 0]].any()
+    assert len(checked) > 0.9 * right.sum()
+
+
+def test_pointmaps_that_err_more_than_matches_reject_none() -> None:
+    """Pointmaps off by half the depth throughout: their word counts for nothing, exact matches all stay."""
+    scene = make_track_scene(2)
+    noise = torch.Generator().manual_seed(1)
+    junk = [
+        replace(item, points_other=item.points_other + 2.0 * torch.randn(item.points_other.shape, generator=noise))
+        for item in predictions(scene)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
+        assert len(solve.match_views(scene.views, None, junk)[1][0].matches) == 300
+
+
+@pytest.mark.parametrize("focal", [0.6, 1.4])
+def test_few_views_find_a_focal_far_from_the_pointmaps(focal: float) -> None:
+    """Three views, and pointmaps whose focal length is off by a factor: the map with the true one explains most."""
+    scene = make_track_scene(3, noise=0.2)
+    sparse = solved(scene, focal * FOCAL / DIAGONAL)
+    assert sparse is not None
+    assert float(sparse.focal[0]) == pytest.approx(FOCAL, rel=0.06)
 
 
 def test_no_texture_and_the_mode_off_give_nothing(tmp_path: Path) -> None:

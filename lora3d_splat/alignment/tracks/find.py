@@ -38,7 +38,7 @@ def find_tracks(
         return None
     graph = {(min(ends), max(ends)) for ends in ((item.pair.reference, item.pair.other) for item in predictions)}
     chosen = combinations(range(len(views)), 2) if len(views) <= ALL_PAIRS_UP_TO else sorted(graph)
-    features, matches = match_views(views, tuple(chosen))
+    features, matches = match_views(views, tuple(chosen), predictions)
     depths = [own_depth(scene, predictions, index) for index in range(len(views))]
     sparse = solve_tracks(views, evidence(views, features, matches, depths), lenses(views, scene, config))
     return sparse if mode == "on" or sparse is None or _convincing(sparse) else None

@@ -17,6 +17,8 @@ LEAST_ANGLE = 1.5
 """Degrees between two rays below which a point's depth is not told."""
 LOOSE, STRICT = 20.0, 8.0
 """Reprojection errors, in standard deviations, that a mark may have while the scene grows and when it is done."""
+PLAIN = 4 * STRICT
+"""Where the last adjustment would turn robust, in standard deviations: beyond all marks that it has."""
 FEWEST_MARKS = 15
 """Points that must support the pose of a view."""
 ENOUGH_MARKS = 40
@@ -76,10 +78,11 @@ def complete(
 ) -> Map:
     """Refine with all marks, place what these allow, bridge to what is left, and refine again."""
     state = refined(state, marks, count, config, fixed)
-    if state.rig.placed.all():
-        return state
-    grown = _grow(state, marks, couples, count, fixed)
-    return refined(grown, marks, count, config, fixed) if (grown.rig.placed != state.rig.placed).any() else state
+    if not state.rig.placed.all():
+        grown = _grow(state, marks, couples, count, fixed)
+        if (grown.rig.placed != state.rig.placed).any():
+            state = refined(grown, marks, count, config, fixed)
+    return _polished(state, marks, config, fixed)
 
 
 def refined(state: Map, marks: Marks, count: int, config: BundleConfig, fixed: np.ndarray, rounds: int = 4) -> Map:
@@ -90,6 +93,14 @@ def refined(state: Map, marks: Marks, count: int, config: BundleConfig, fixed: n
         rig, points = adjust(state.rig, points, marks.where(held), config, fixed)
         state = Map(rig, points, held)
     return _filtered(state, marks, STRICT)
+
+
+def _polished(state: Map, marks: Marks, config: BundleConfig, fixed: np.ndarray) -> Map:
+    """Least squares over the marks that are left: what lies within `STRICT` is noise, and all of it counts."""
+    for _ in range(2):
+        rig, points = adjust(state.rig, state.points, marks.where(state.held), replace(config, cauchy=PLAIN), fixed)
+        state = _filtered(Map(rig, points, state.held), marks, STRICT)
+    return state
 
 
 def _begin(rig: Rig, start: RelativePose, marks: Marks, count: int) -> Map:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ...matching import FEWEST, LONG_SIDE, Features, PairMatches, Tracks, detect, link, nearest_both_ways, verify
-from ...records import SparseScene, View
+from ...records import PairPrediction, SparseScene, View
 from .bundle import BundleConfig
+from .doubt import pointmap_gaps, wild_gap
 from .mapper import Map, build, complete
 from .problem import Marks, Rig
 from .ruler import ruler_depths
@@ -20,7 +21,7 @@ from .two_view import Couple, focal_by_essentials
 
 VERIFY_PIXELS = 1.5
 """Distance to the epipolar line that a match may have, pixels of the photograph as features were sought in it."""
-USUAL_FOCALS = (0.8, 1.25)
+USUAL_FOCALS = (0.6, 0.8, 1.25)
 """Over the diagonal: tried beside what pointmaps and fundamental matrices say."""
 CLEAR = 0.5
 """Below this, fundamental matrices tell the focal length."""
@@ -30,6 +31,10 @@ GROWTH_MARKS = 400
 """Marks per view with which maps are grown; the best one is then refined with all."""
 EXPLAINED = 0.97
 """A map of all views that explains this share of the marks needs no further start."""
+FEW_VIEWS = 4
+"""Up to this many views, a wrong focal length explains as much: all starts are tried."""
+MOST = 0.7
+"""Share of its marks that every view of a map must hold, or the map is grown once more."""
 FINAL_CAUCHY = 4.0
 """Two pixels: the last adjustment trusts marks that grew up with the map more than single steps do."""
 FEWEST_VIEWS = 2
@@ -57,19 +62,47 @@ class Lenses:
 
 
 def match_views(
-    views: Sequence[View], pairs: Sequence[tuple[int, int]] | None = None
+    views: Sequence[View],
+    pairs: Sequence[tuple[int, int]] | None = None,
+    predictions: Sequence[PairPrediction] = (),
 ) -> tuple[tuple[Features, ...], tuple[PairMatches, ...]]:
-    """Features of all views and verified matches of the unordered `pairs` (default all)."""
+    """Features of all views and verified matches of the unordered `pairs` (default all).
+
+    Matches that the pointmaps of `predictions` contradict wildly are left out, and the pair is verified without them.
+    """
     features = tuple(detect(view) for view in views)
-    found = []
-    for first, second in pairs if pairs is not None else combinations(range(len(views)), 2):
-        matches = nearest_both_ways(features[first], features[second])
-        one, two = features[first].pixels[matches[:, 0]], features[second].pixels[matches[:, 1]]
-        tolerance = VERIFY_PIXELS * (reduction(views[first]) * reduction(views[second])) ** 0.5
-        inliers, fundamental = verify(one, two, tolerance)
-        if inliers.sum() >= FEWEST:
-            found.append(PairMatches(first, second, matches[inliers], fundamental))
-    return features, tuple(found)
+    chosen = tuple(pairs) if pairs is not None else tuple(combinations(range(len(views)), 2))
+    candidates = [nearest_both_ways(features[first], features[second]) for first, second in chosen]
+    found = [_verified(views, features, *ends, item) for ends, item in zip(chosen, candidates, strict=True)]
+    gaps = [_gaps(views, features, predictions, pair, item) for pair, item in zip(found, candidates, strict=True)]
+    matched = [gap for pair, gap in zip(found, gaps, strict=True) if len(pair.matches) >= FEWEST]
+    limit = wild_gap(np.concatenate([np.zeros(0), *matched]))
+    for position, pair in enumerate(found):
+        if (_gaps(views, features, predictions, pair, pair.matches) > limit).any():
+            plausible = candidates[position][~(gaps[position] > limit)]
+            found[position] = _verified(views, features, pair.first, pair.second, plausible)
+    return features, tuple(pair for pair in found if len(pair.matches) >= FEWEST)
+
+
+def _verified(
+    views: Sequence[View], features: Sequence[Features], first: int, second: int, matches: np.ndarray
+) -> PairMatches:
+    one, two = features[first].pixels[matches[:, 0]], features[second].pixels[matches[:, 1]]
+    tolerance = VERIFY_PIXELS * (reduction(views[first]) * reduction(views[second])) ** 0.5
+    inliers, fundamental = verify(one, two, tolerance)
+    return PairMatches(first, second, matches[inliers], fundamental)
+
+
+def _gaps(
+    views: Sequence[View],
+    features: Sequence[Features],
+    predictions: Sequence[PairPrediction],
+    pair: PairMatches,
+    matches: np.ndarray,
+) -> np.ndarray:
+    """(M,) `pointmap_gaps` of the pair's keypoints (M, 2)."""
+    ends = [features[view].pixels[matches[:, side]] for side, view in enumerate((pair.first, pair.second))]
+    return pointmap_gaps(views, predictions, pair.first, pair.second, ends)
 
 
 def evidence(
@@ -103,7 +136,7 @@ def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> Spar
         state = build(_unplaced(lenses, focal, len(views)), growth, found.couples, count, _fixed(lenses))
         if state is not None:
             maps.append(state)
-            if state.rig.placed.all() and state.explained > EXPLAINED:
+            if len(views) > FEW_VIEWS and state.rig.placed.all() and state.explained > EXPLAINED:
                 break
     if not maps:
         return None
@@ -112,7 +145,27 @@ def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> Spar
     held[np.flatnonzero(some)[best.held]] = True
     config = BundleConfig(free_radial=True, cauchy=FINAL_CAUCHY)
     best = complete(replace(best, held=held), found.marks, found.couples, count, config, _fixed(lenses))
+    best = _grown_again(best, found, some, config, _fixed(lenses))
     return _record(views, found.tracks, best)
+
+
+def _grown_again(state: Map, found: Evidence, some: np.ndarray, config: BundleConfig, fixed: np.ndarray) -> Map:
+    """The better of a map and of one grown anew with its lenses: a view placed under a wrong focal length stays wrong.
+
+    Left out where every view holds most of its marks.
+    """
+    views, count = len(state.rig.placed), found.tracks.count
+    held, whole = (np.bincount(view, minlength=views) for view in (found.marks.view[state.held], found.marks.view))
+    if (held >= MOST * whole).all():
+        return state
+    nowhere = replace(state.rig, placed=np.zeros(views, bool))
+    other = build(nowhere, found.marks.where(some), found.couples, count, fixed)
+    if other is None:
+        return state
+    held = np.zeros(len(some), bool)
+    held[np.flatnonzero(some)[other.held]] = True
+    other = complete(replace(other, held=held), found.marks, found.couples, count, config, fixed)
+    return max(state, other, key=lambda item: item.score(found.marks))
 
 
 def reduction(view: View) -> float:
