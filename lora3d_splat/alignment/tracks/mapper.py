@@ -30,7 +30,13 @@ BRIDGE_MATCHES = 20
 KNOWN_POINTS = 5
 """Known points among them that tell the baseline's length better than a pointmap."""
 STARTS = 3
-"""Starting pairs that are tried."""
+"""Starting pairs that are tried with each focal length."""
+YOUNG = 4
+"""Views of a young map: wrong focal lengths and planes seen wrongly have shown by then."""
+RAISED = 3
+"""Young maps that grow up."""
+EXPLAINED = 0.97
+"""A map of all views that explains this share of the marks needs no rival."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,8 @@ class Map:
         return float(self.held.mean()) if len(self.held) else 0.0
 
 
-def build(rig: Rig, marks: Marks, couples: Sequence[Couple], count: int, fixed: np.ndarray) -> Map | None:
-    """The best map over a few starting pairs; None where no pair allows a start.
+def begin(rig: Rig, marks: Marks, couples: Sequence[Couple], count: int, fixed: np.ndarray) -> list[Map]:
+    """Young maps of up to `YOUNG` views over a few starting pairs; empty where no pair allows a start.
 
     `rig` says the lenses to start from, none of its views is placed; `count` is the number of tracks; the lenses
     `fixed` (G,) bool keep their focal length.
@@ -69,8 +75,18 @@ def build(rig: Rig, marks: Marks, couples: Sequence[Couple], count: int, fixed: 
     found = [relative_poses(couple, lens[couple.first], lens[couple.second]) for couple in couples]
     best = sorted((poses for poses in found if poses), key=lambda poses: -poses[0].score)[:STARTS]
     starts = [pose for poses in best for pose in poses]
-    maps = [_grow(_begin(rig, start, marks, count), marks, (), count, fixed) for start in starts]
-    return max(maps, key=lambda item: item.score(marks), default=None)
+    return [_grow(_begin(rig, start, marks, count), marks, (), count, fixed, YOUNG) for start in starts]
+
+
+def raise_best(young: Sequence[Map], marks: Marks, count: int, fixed: np.ndarray) -> Map | None:
+    """The best map that the most promising young ones grow into; None without any."""
+    promising = sorted(young, key=lambda item: -item.score(marks))[:RAISED]
+    grown = []
+    for item in promising:
+        grown.append(_grow(item, marks, (), count, fixed))
+        if grown[-1].rig.placed.all() and grown[-1].explained > EXPLAINED:
+            break
+    return max(grown, key=lambda item: item.score(marks), default=None)
 
 
 def complete(
@@ -112,11 +128,16 @@ def _begin(rig: Rig, start: RelativePose, marks: Marks, count: int) -> Map:
     return Map(rig, points, held)
 
 
-def _grow(state: Map, marks: Marks, couples: Sequence[Couple], count: int, fixed: np.ndarray) -> Map:
-    """Place the view that sees most points, as long as one can be placed; then bridge to views that share none."""
+def _grow(
+    state: Map, marks: Marks, couples: Sequence[Couple], count: int, fixed: np.ndarray, most: int | None = None
+) -> Map:
+    """Place the view that sees most points, as long as one can be placed; then bridge to views that share none.
+
+    With `most`, growth ends when that many views are placed.
+    """
     refused: set[int] = set()
     bridges: set[tuple[int, int]] = set()
-    while True:
+    while most is None or state.rig.placed.sum() < most:
         view = _next_view(state, marks, refused)
         if view is not None:
             pose = _resect(state, marks, view)
@@ -133,6 +154,7 @@ def _grow(state: Map, marks: Marks, couples: Sequence[Couple], count: int, fixed
             refused.add(view)
             continue
         state, refused = grown, set()
+    return state
 
 
 def _bridge(

@@ -14,7 +14,7 @@ from ...matching import FEWEST, LONG_SIDE, Features, PairMatches, Tracks, detect
 from ...records import PairPrediction, SparseScene, View
 from .bundle import BundleConfig
 from .doubt import pointmap_gaps, wild_gap
-from .mapper import Map, build, complete
+from .mapper import Map, begin, complete, raise_best
 from .problem import Marks, Rig
 from .ruler import ruler_depths
 from .two_view import Couple, focal_by_essentials
@@ -29,10 +29,6 @@ SAME_FOCAL = 0.15
 """Starts closer than this in log focal lead to the same map."""
 GROWTH_MARKS = 400
 """Marks per view with which maps are grown; the best one is then refined with all."""
-EXPLAINED = 0.97
-"""A map of all views that explains this share of the marks needs no further start."""
-FEW_VIEWS = 4
-"""Up to this many views, a wrong focal length explains as much: all starts are tried."""
 MOST = 0.7
 """Share of its marks that every view of a map must hold, or the map is grown once more."""
 FINAL_CAUCHY = 4.0
@@ -131,16 +127,14 @@ def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> Spar
     count = found.tracks.count
     some = _thinned(found.marks, count, len(views))
     growth = found.marks.where(some)
-    maps: list[Map] = []
-    for focal in _focal_starts(found.couples, lenses):
-        state = build(_unplaced(lenses, focal, len(views)), growth, found.couples, count, _fixed(lenses))
-        if state is not None:
-            maps.append(state)
-            if len(views) > FEW_VIEWS and state.rig.placed.all() and state.explained > EXPLAINED:
-                break
-    if not maps:
+    young = [
+        item
+        for focal in _focal_starts(found.couples, lenses)
+        for item in begin(_unplaced(lenses, focal, len(views)), growth, found.couples, count, _fixed(lenses))
+    ]
+    best = raise_best(young, growth, count, _fixed(lenses))
+    if best is None:
         return None
-    best = max(maps, key=lambda state: state.score(growth))
     held = np.zeros(len(some), bool)
     held[np.flatnonzero(some)[best.held]] = True
     config = BundleConfig(free_radial=True, cauchy=FINAL_CAUCHY)
@@ -159,7 +153,8 @@ def _grown_again(state: Map, found: Evidence, some: np.ndarray, config: BundleCo
     if (held >= MOST * whole).all():
         return state
     nowhere = replace(state.rig, placed=np.zeros(views, bool))
-    other = build(nowhere, found.marks.where(some), found.couples, count, fixed)
+    growth = found.marks.where(some)
+    other = raise_best(begin(nowhere, growth, found.couples, count, fixed), growth, count, fixed)
     if other is None:
         return state
     held = np.zeros(len(some), bool)
