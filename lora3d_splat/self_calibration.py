@@ -501,6 +501,9 @@ class _Run:
         )
         for file, reason in unregistered:
             warn(f"left out {file}: {reason}")
+        base = ROBUST if adapter is None else ADAPTED
+        source = source_sentence(base, None if isinstance(tracked, _Pass) else tracked.reason, sparse)
+        decision = f"{source} {decision}"
         note(decision)
         return Calibration(
             network=self.network.name,
@@ -588,6 +591,14 @@ class _Run:
         start = time.perf_counter()
         work()
         self.seconds[name] = time.perf_counter() - start
+
+
+def source_sentence(base: str, no_tracks: str | None, sparse: SparseScene | None) -> str:
+    """Which alignment the result is, and what tracks had to do with it; `no_tracks` says why they took no part."""
+    if no_tracks is not None or sparse is None:
+        return f"The scene used is the {base}; no tracks: {no_tracks or 'none were looked for'}."
+    tracks = f"{len(sparse.points_world):,} feature tracks place {sum(sparse.placed)} of {len(sparse.placed)} cameras"
+    return f"The scene used is the one with tracks: {tracks}, and the depths of the {base} follow them."
 
 
 def _tell_step(name: str, step: AlignmentStep) -> None:

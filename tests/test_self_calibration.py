@@ -16,7 +16,7 @@ from lora3d_splat.calibration_files import load_calibration, save_calibration
 from lora3d_splat.geometry.procrustes import align_trajectories
 from lora3d_splat.lora.finetune import FinetuneConfig
 from lora3d_splat.pseudo_labels import PseudoLabelConfig
-from lora3d_splat.records import Calibration
+from lora3d_splat.records import Calibration, SparseScene
 from lora3d_splat.self_calibration import (
     ADAPTED,
     PLAIN,
@@ -25,6 +25,7 @@ from lora3d_splat.self_calibration import (
     CalibrationConfig,
     calibrate,
     register_heldout,
+    source_sentence,
 )
 from lora3d_splat.watch import Watcher, watching
 
@@ -94,9 +95,29 @@ def test_the_adapter_is_kept_exactly_where_left_out_pairs_do_not_get_worse(finis
     assert ("adapter was kept" in calibration.decision) == kept
     assert f"{before:.3%}" in calibration.decision
     assert f"{after:.3%}" in calibration.decision
+    used = ADAPTED if kept else ROBUST
+    assert calibration.decision.startswith(f"The scene used is the {used}; no tracks: {calibration.rows[3].reason}.")
     row = calibration.rows[2 if kept else 1]
     assert tuple(calibration.scene.T_world_camera[0].flatten().tolist()) == row.T_world_camera[0]
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists() == kept
+
+
+def test_the_sentence_on_tracks_counts_them_and_the_cameras_they_place() -> None:
+    sparse = SparseScene(
+        placed=(True, True, False),
+        T_world_camera=torch.eye(4, dtype=torch.float64).repeat(3, 1, 1),
+        focal=torch.ones(3, dtype=torch.float64),
+        radial=torch.zeros(3, dtype=torch.float64),
+        points_world=torch.zeros(1234, 3, dtype=torch.float64),
+        mark_point=torch.zeros(0, dtype=torch.long),
+        mark_view=torch.zeros(0, dtype=torch.long),
+        mark_keypoint=torch.zeros(0, dtype=torch.long),
+        mark_pixels=torch.zeros(0, 2, dtype=torch.float64),
+    )
+    sentence = source_sentence(ROBUST, None, sparse)
+    assert "1,234 feature tracks place 2 of 3 cameras" in sentence
+    assert ROBUST in sentence
+    assert "no tracks: too dark." in source_sentence(ROBUST, "too dark", sparse)
 
 
 def test_a_second_run_needs_no_network(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
