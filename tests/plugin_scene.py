@@ -103,7 +103,10 @@ def true_calibration(images: Sequence[Path], folder: Path) -> Calibration:
 
 
 def true_passes(views: tuple[View, ...], scene: AlignedScene) -> tuple[CalibrationPass, ...]:
-    """Two alignments to be looked at: one that stretches every depth, and the true one; trust falls to the right."""
+    """Two alignments to be looked at: one that stretches every depth, and the true one.
+
+    The network's confidence falls downwards, the calibrated one to the right.
+    """
     pairs = tuple(ImagePair(a, b) for a in range(len(views)) for b in range(len(views)) if abs(a - b) == 1)
     eye = torch.eye(4, dtype=torch.float64)
     scene = replace(
@@ -114,8 +117,9 @@ def true_passes(views: tuple[View, ...], scene: AlignedScene) -> tuple[Calibrati
     )
     maps = [world_points(scene, index) for index in range(len(views))]
     trust = torch.linspace(2.0, 0.1, WIDTH).repeat(HEIGHT, 1)
-    confidence = CalibratedConfidence((), (trust,) * len(views), (trust,) * len(views))
-    predictions = [PairPrediction(p, maps[p.reference], trust, maps[p.other], trust) for p in pairs]
+    believed = torch.linspace(2.0, 0.1, HEIGHT)[:, None].repeat(1, WIDTH)
+    confidence = CalibratedConfidence((), (trust,) * len(views), (believed,) * len(views))
+    predictions = [PairPrediction(p, maps[p.reference], believed, maps[p.other], believed) for p in pairs]
     stretched = replace(scene, depth=tuple(1.25 * depth for depth in scene.depth))
     named = (("plain alignment", stretched), ("robust alignment", scene))
     return tuple(summarise(name, views, each, confidence, predictions, None) for name, each in named)

@@ -2,7 +2,7 @@
 
 The calibration is the truth of `plugin_scene`, told to whoever watches as slowly as a real one. Where the
 visitor is stands in FOLDER/visitor.json, with the cameras of the pass: where their pictures are on the page, and from
-where they look.
+where they look, and the layers that are drawn.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import sys
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ SECONDS = 3.0
 
 def main(folder: Path, port: int) -> None:
     write_photographs(folder / "photos", VIEWS)
+    write_text(folder / "viser.txt", metadata.version("viser"))
     with pytest.MonkeyPatch.context() as patch:
         fake_self_calibration(patch, folder / "calibration")
         patch.setattr(self_calibration, "calibrate", slowly(self_calibration.calibrate))
@@ -88,7 +90,8 @@ def observe(folder: Path, viewer: Any) -> None:
     while True:
         for client in viewer.viser_server.get_clients().values():
             cameras = [look(client.camera, handle, reach) for handle in layers._handles.get("cameras", ())]
-            content = {"position": np.asarray(client.camera.position).tolist(), "cameras": cameras}
+            drawn = sorted(name for name, handles in layers._handles.items() if handles)
+            content = {"position": np.asarray(client.camera.position).tolist(), "cameras": cameras, "drawn": drawn}
             write_text(folder / "visitor.json", json.dumps(content))
         time.sleep(0.2)
 
