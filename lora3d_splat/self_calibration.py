@@ -490,7 +490,7 @@ class _Run:
         rows = [self._row(each) for each in steps]
         _, robust, adapted, tracked = steps
         if isinstance(adapted, _Pass) and adapter is None:
-            rows[2] = replace(rows[2], reason="not kept: " + decision)
+            rows[2] = replace(rows[2], reason="not kept: " + decision.removeprefix("The base network was kept: "))
         best = tracked if isinstance(tracked, _Pass) else robust if adapter is None else adapted
         assert isinstance(best, _Pass)
         done = [each for each in steps if isinstance(each, _Pass)]

@@ -94,7 +94,8 @@ def step_chart(title: str, edges: np.ndarray, series: Sequence[tuple[str, str, n
 def bar_chart(title: str, groups: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]], y: Axis) -> str:
     """Bars by group, one of each of `series` (name, heights); a missing height leaves a gap. Kinds are b0, b1, ...
 
-    Long names of groups are broken into lines.
+    Long names of groups are broken into lines; the numbers on the bars leave their unit to the axis, or they would
+    run into each other.
     """
     across = WIDTH - LEFT - RIGHT
     room = across / max(len(groups), 1)
@@ -121,7 +122,7 @@ def bar_chart(title: str, groups: Sequence[str], series: Sequence[tuple[str, Seq
                 f'<rect class="b{s}" x="{left + 1:.1f}" y="{top:.1f}" width="{wide - 2:.1f}" height="{tall:.1f}">'
                 f"<title>{escape(f'{group}, {name}: {y.text(value)}')}</title></rect>"
                 f'<text class="value" text-anchor="middle" x="{left + wide / 2:.1f}" y="{top - 4:.1f}">'
-                f"{y.text(value)}</text>"
+                f"{y.text(value).removesuffix(' %')}</text>"
             )
     return _figure(title, _frame(None, y) + "".join(parts), [(name, f"b{s}") for s, (name, _) in enumerate(series)])
 

@@ -38,9 +38,15 @@ def heldout_views(run: RunResults | None) -> str:
         f"<h2>{escape(protocol['scored'].capitalize())}{reason}</h2><p>{lead}Drag over the picture to wipe between the "
         "photograph (left) and its rendering (right). The second number of each pair is after the camera was aligned "
         "photometrically on that photograph, the Gaussians frozen.</p>"
-        + "".join(_held(view, side) for view in pictured)
+        + "".join(_held(view, side, _metrics(run)) for view in pictured)
         + _scores_table(run)
     )
+
+
+def _metrics(run: RunResults) -> tuple[tuple[str, str, int], ...]:
+    """Those that any view has; what is missing altogether stands once, with its reason, under "Left out"."""
+    entries = [view.entry.get("raw") or {} for view in run.views]
+    return tuple(metric for metric in METRICS if any(entry.get(metric[0]) is not None for entry in entries))
 
 
 def training(run: RunResults | None) -> str:
@@ -61,14 +67,14 @@ def training(run: RunResults | None) -> str:
     return f'<h2>Training</h2><div class="columns">{chart}{_facts(run, curve)}</div>'
 
 
-def _held(view: ScoredView, side: int) -> str:
+def _held(view: ScoredView, side: int, metrics: tuple[tuple[str, str, int], ...]) -> str:
     assert view.parts is not None
     photo, raw, aligned, error = (data_uri(part, side) for part in view.parts)
     name, size = (
         escape(view.file),
         f'width="{view.parts[0].shape[1]}" height="{view.parts[0].shape[0]}" style="height:auto"',
     )
-    numbers = "".join(_score_line(view.entry, *metric) for metric in METRICS)
+    numbers = "".join(_score_line(view.entry, *metric) for metric in metrics)
     change = view.entry.get("pose_change") or {}
     moved = f"<tr><td>camera turned by</td><td>{change['rotation_deg']:.2f}°</td></tr>" if change else ""
     group = f"render-{abs(hash(view.file))}"
@@ -98,12 +104,13 @@ def _pair(raw: dict[str, Any] | None, aligned: dict[str, Any] | None, name: str,
 
 def _scores_table(run: RunResults) -> str:
     assert run.scores is not None
-    heads = "".join(f"<th>{title}</th>" for _, title, _ in METRICS)
+    metrics = _metrics(run)
+    heads = "".join(f"<th>{title}</th>" for _, title, _ in metrics)
     rows = "".join(
         f"<tr><td>{escape(view.file)}</td>"
         + "".join(
             f'<td data-label="{title}">{_pair(view.entry.get("raw"), view.entry.get("aligned"), name, digits)}</td>'
-            for name, title, digits in METRICS
+            for name, title, digits in metrics
         )
         + "</tr>"
         for view in run.views
@@ -111,7 +118,7 @@ def _scores_table(run: RunResults) -> str:
     )
     mean = "".join(
         f'<td data-label="{title}">{_pair(run.scores["mean"], run.scores["mean_aligned"], name, digits)}</td>'
-        for name, title, digits in METRICS
+        for name, title, digits in metrics
     )
     return (
         f'<table class="stack"><thead><tr><th>view</th>{heads}</tr></thead><tbody>{rows}'

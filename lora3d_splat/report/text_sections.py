@@ -18,7 +18,8 @@ def tiles(calibration: Calibration, content: dict[str, Any]) -> str:
     if scores is not None and scores["mean"]["psnr"] is not None:
         pair = f"{scores['mean']['psnr']:.1f} → {scores['mean_aligned']['psnr']:.1f} dB"
         found.append((pair, f"PSNR of {scores['protocol']['scored']}, raw → pose aligned"))
-    numbers = [row for row in calibration.rows[:3] if row.residual is not None]
+    last = 2 if calibration.adapter is None else 3
+    numbers = [row for row in calibration.rows[:last] if row.residual is not None]
     if len(numbers) > 1:
         found.append((f"{numbers[0].residual:.2%} → {numbers[-1].residual:.2%}", _names("residual", numbers)))
     kept = kept_row(calibration)
@@ -50,7 +51,7 @@ def costs(content: dict[str, Any]) -> str:
     seconds: dict[str, float] = content["seconds"]
     longest = max([*seconds.values(), 1e-9])
     times = "".join(
-        f'<tr><td>{escape(name)}</td><td>{value:.1f} s</td><td class="wide"><span class="bar" '
+        f'<tr><td>{escape(name)}</td><td class="number">{value:.1f} s</td><td class="wide"><span class="bar" '
         f'style="width:{100 * value / longest:.1f}%"></span></td></tr>'
         for name, value in seconds.items()
     )
