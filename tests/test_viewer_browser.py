@@ -37,6 +37,8 @@ PATIENCE = 60.0
 """Seconds for anything to happen; a busy machine draws slowly."""
 KNOWN = ("Computed radius is NaN",)
 """viser 0.2 says so itself of an empty geometry."""
+CLEARLY = 60
+"""Difference of a colour that a layer makes at least, of 255."""
 LAYERS = {
     "Cameras of the pass": ("cameras", AFTER),
     "Cameras before (plain alignment)": ("before", BEFORE),
@@ -58,8 +60,9 @@ class Visit:
     errors: list[str]
 
     def picture(self) -> bytes:
-        """The scene alone, once two looks at it agree."""
+        """The scene alone, once two looks at it agree; the pointer is taken from the boxes, whose hints lie over it."""
         clip = self.scene()
+        self.page.mouse.move(clip["x"] + clip["width"] - 2, clip["y"] + clip["height"] - 2)
         before = self.page.screenshot(clip=clip)
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
@@ -142,15 +145,15 @@ def answers(port: int) -> bool:
         return False
 
 
-def changed_pixels(before: bytes, after: bytes, colour: tuple[int, int, int] | None = None) -> int:
-    """How many pixels are clearly other than before, and now have about the hue of a colour where one is given."""
+def changed_pixels(before: bytes, after: bytes, colour: tuple[int, int, int] | None = None) -> np.ndarray:
+    """(H, W) where pixels are clearly other than before, and now have about the hue of a colour where one is given."""
     old, new = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(np.float64) for each in (before, after))
-    changed = np.abs(old - new).max(axis=-1) > 12
+    changed = np.abs(old - new).max(axis=-1) > CLEARLY
     if colour is not None:
         wanted = np.array(colour, np.float64)
         share = (new @ wanted) / (wanted @ wanted)
         changed &= (np.linalg.norm(new - share[..., None] * wanted, axis=-1) < 25) & (share > 0.5)
-    return int(changed.sum())
+    return changed
 
 
 def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
@@ -220,7 +223,10 @@ def test_a_button_writes_to_the_run_folder_and_says_where(visit: Visit, button: 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_layer_comes_and_goes(visit: Visit, layer: str) -> None:
-    """Alone in the scene it is seen, the cameras in their colour; without it the scene is what it was."""
+    """Alone in the scene it is seen, the cameras in their colour; without it what it covered is seen again.
+
+    Not to the last pixel: nerfstudio may render the background once more meanwhile, finer than before.
+    """
     for other in LAYERS:
         visit.box(other).uncheck(force=True)
     wait_for(lambda: visit.visitor()["drawn"] == [], PATIENCE)
@@ -228,9 +234,11 @@ def test_a_layer_comes_and_goes(visit: Visit, layer: str) -> None:
     visit.box(layer).check(force=True)
     name, colour = LAYERS[layer]
     wait_for(lambda: visit.visitor()["drawn"] == [name], PATIENCE)
-    wait_for(lambda: changed_pixels(empty, visit.picture(), colour) > 20, PATIENCE)
+    wait_for(lambda: changed_pixels(empty, visit.picture(), colour).sum() > 20, PATIENCE)
+    covered = changed_pixels(empty, visit.picture(), colour)
     visit.box(layer).uncheck(force=True)
-    wait_for(lambda: changed_pixels(empty, visit.picture()) == 0, PATIENCE)
+    wait_for(lambda: visit.visitor()["drawn"] == [], PATIENCE)
+    wait_for(lambda: changed_pixels(empty, visit.picture())[covered].mean() < 0.1, PATIENCE)
 
 
 def test_a_click_on_a_camera_takes_the_visitor_there(visit: Visit) -> None:

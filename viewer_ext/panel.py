@@ -20,7 +20,7 @@ from viewer_ext.panel_text import calibration_text, count_text, psnr_text
 TITLE = "Self-calibration"
 SECONDS = 1.0
 """Between two looks at the numbers of the training."""
-TRAINING_SHARE = 0.95
+TRAINING_SHARE = 0.98
 """Of the time that training and rendering for idle visitors take together; nerfstudio's own 0.9 costs a ninth."""
 
 
