@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from camera_layouts import LAYOUTS, STYLE, stand_up
 from torch import Tensor
 
 from lora3d_splat.geometry.procrustes import align_trajectories
 from lora3d_splat.geometry.transforms import rotation_angle_deg
 from lora3d_splat.records import AlignedScene, ImagePair, PairPrediction, PixelAffine, View
-from lora3d_splat.synthetic.cameras import look_at
 from lora3d_splat.synthetic.raycast import FAR
 from lora3d_splat.synthetic.render import cast
-from lora3d_splat.synthetic.scenes import tabletop
 from lora3d_splat.synthetic.textures import atlas
 from lora3d_splat.synthetic.world import WorldBuilder
 
-STYLE = "train"
 HIGH_CONFIDENCE = 2.5
 """log of (raw confidence - 1) of a gross outlier, above most good pixels"""
 
@@ -46,14 +45,23 @@ class Disturbance:
     half_translation: float = 0.006
     """standard deviation per axis of the shift between the two halves"""
     outliers: float = 0.1
-    """share of gross outliers with high confidence, half of them in patches"""
-    flying: bool = True
-    """pixels at depth edges lie anywhere between the two sides"""
+    """share of gross outliers with high confidence"""
+    flying: int = 1
+    """pixels this near to a depth edge lie anywhere between the two sides; 0: none do"""
+    flying_share: float = 0.7
+    """the share of them that does"""
     nonsense: int = 0
     """number of unordered pairs whose both predictions mean nothing"""
+    unit_spread: float = 1.0
+    """largest size of the log of a prediction's unit"""
+    outlier_kind: Literal["mixed", "blocks", "agreeing"] = "mixed"
+    """mixed: half of them single pixels, half patches; blocks: a few rectangles; agreeing: rectangles that move as one,
+    the same way in both orders of a pair"""
 
 
-EXACT = Disturbance(0, 0, 0, 0, 0, 0, 0, False)
+EXACT = Disturbance(0, 0, 0, 0, 0, 0, 0, 0)
+HARDER = Disturbance(half_rotation_deg=0.5, half_translation=0.01)
+"""The halves of a pair nearly twice as far apart."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +87,14 @@ class TrueScene:
         return tuple(View(name, Path(name), width, height, image, same, name) for name in names)
 
 
-def true_scene(seed: int, count: int, size: tuple[int, int] = (120, 160)) -> TrueScene:
-    """`count` cameras on a wobbling arc around the things on a table, all looking at them; depends on the arguments."""
+def true_scene(seed: int, count: int, size: tuple[int, int] = (120, 160), layout: str = "arc") -> TrueScene:
+    """`count` cameras, on an arc around the things on a table unless another layout is named; no other dependence."""
     rng = np.random.default_rng([seed, count])
     build = WorldBuilder(rng, atlas(STYLE))
-    stand = tabletop(build)
+    stand = LAYOUTS[layout].place(build)
     world = build.finish()
     focal = max(size) / 2 / np.tan(np.radians(rng.uniform(45, 70)) / 2)
-    poses = _arc(rng, stand.eye, stand.target, count)
+    poses = stand_up(LAYOUTS[layout], rng, stand, world, count)
     depth = np.stack([cast(world, STYLE, pose, focal, size, samples=1)[1] for pose in poses]).astype(np.float64)
     depth = np.where((depth > 0) & (depth < FAR / 2), depth, depth.max())
     clouds = [_to_world(pose, _rays(size, focal) * item[..., None]) for pose, item in zip(poses, depth, strict=True)]
@@ -146,23 +154,8 @@ def camera_errors(scene: TrueScene, aligned: AlignedScene) -> dict[str, float]:
     }
 
 
-def _arc(rng: np.random.Generator, eye: np.ndarray, target: np.ndarray, count: int) -> np.ndarray:
-    arm = eye - target
-    half = np.radians(rng.uniform(20, 35))
-    poses = []
-    for fraction in np.linspace(-1, 1, count):
-        angle = half * fraction + rng.normal(0, 0.03)
-        cos, sin = np.cos(angle), np.sin(angle)
-        turned = np.array([cos * arm[0] - sin * arm[1], sin * arm[0] + cos * arm[1], arm[2]])
-        turned *= 1 + rng.normal(0, 0.06)
-        turned[2] += rng.normal(0, 0.08) * np.linalg.norm(arm)
-        gaze = target + rng.normal(0, 0.05, 3) * np.linalg.norm(arm)
-        poses.append(look_at(target + turned, gaze, rng.normal(0, 0.05)))
-    return np.stack(poses)
-
-
 def _prediction(rng: np.random.Generator, scene: TrueScene, pair: ImagePair, kind: Disturbance) -> PairPrediction:
-    unit, slope = np.exp(rng.uniform(-1, 1)), 1 + kind.focal * rng.normal()
+    unit, slope = np.exp(kind.unit_spread * rng.uniform(-1, 1)), 1 + kind.focal * rng.normal()
     inverse = np.linalg.inv(scene.T_world_camera[pair.reference])
     sides = []
     for view, partner in ((pair.reference, pair.other), (pair.other, pair.reference)):
@@ -175,8 +168,9 @@ def _prediction(rng: np.random.Generator, scene: TrueScene, pair: ImagePair, kin
         if view != pair.reference:
             points = _jolted(rng, points, float(np.median(depth)), kind)
         sureness = 1.2 + 0.6 * _smooth(rng, depth.shape) + 0.3 * rng.normal(size=depth.shape) - 0.8 * ~seen
-        wrong = _outlier_mask(rng, depth.shape, kind.outliers)
-        points = np.where(wrong[..., None], _gross(rng, points, depth), points)
+        wrong = OUTLIER_MASKS[kind.outlier_kind](rng, depth.shape, kind.outliers)
+        moved = _together(scene, pair, points) if kind.outlier_kind == "agreeing" else _gross(rng, points, depth)
+        points = np.where(wrong[..., None], moved, points)
         sureness = np.where(wrong, HIGH_CONFIDENCE + 0.2 * rng.normal(size=depth.shape), sureness)
         sides += [torch.from_numpy(unit * points).float(), torch.from_numpy(1 + np.exp(sureness)).float()]
     return PairPrediction(pair, *sides)
@@ -198,21 +192,24 @@ def _nonsense(rng: np.random.Generator, scene: TrueScene, pair: ImagePair) -> Pa
 
 def _disturbed_depth(rng: np.random.Generator, depth: np.ndarray, kind: Disturbance) -> np.ndarray:
     if kind.flying:
-        depth = _flying(rng, depth)
+        depth = _flying(rng, depth, kind)
     return depth * np.exp(kind.distortion * _smooth(rng, depth.shape))
 
 
-def _flying(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
+def _flying(rng: np.random.Generator, depth: np.ndarray, kind: Disturbance) -> np.ndarray:
     """Pixels next to a jump of more than a tenth of the depth move a random part of the way to the other side."""
     near, far = depth.copy(), depth.copy()
     for axis in (0, 1):
-        for step in (-1, 1):
-            near = np.minimum(near, np.roll(depth, step, axis))
-            far = np.maximum(far, np.roll(depth, step, axis))
+        for reach in range(1, kind.flying + 1):
+            for step in (-reach, reach):
+                near = np.minimum(near, np.roll(depth, step, axis))
+                far = np.maximum(far, np.roll(depth, step, axis))
     edge = far > 1.1 * near
-    edge[[0, -1]] = edge[:, [0, -1]] = False
+    border = kind.flying
+    edge[:border] = edge[-border:] = False
+    edge[:, :border] = edge[:, -border:] = False
     mixed = near + rng.uniform(size=depth.shape) * (far - near)
-    return np.where(edge & (rng.uniform(size=depth.shape) < 0.7), mixed, depth)
+    return np.where(edge & (rng.uniform(size=depth.shape) < kind.flying_share), mixed, depth)
 
 
 def _jolted(rng: np.random.Generator, points: np.ndarray, depth: float, kind: Disturbance) -> np.ndarray:
@@ -230,6 +227,31 @@ def _outlier_mask(rng: np.random.Generator, size: tuple[int, ...], share: float)
         return np.zeros(size, bool)
     bumps = _smooth(rng, size, cells=8)
     return (rng.uniform(size=size) < share / 2) | (bumps > np.quantile(bumps, 1 - share / 2))
+
+
+def _block_mask(rng: np.random.Generator, size: tuple[int, ...], share: float) -> np.ndarray:
+    """Rectangles, each about a twentieth of the picture, until the share is reached."""
+    mask = np.zeros(size, bool)
+    while mask.mean() < share:
+        height, width = (max(1, int(side * rng.uniform(0.15, 0.3))) for side in size)
+        top, left = rng.integers(size[0] - height + 1), rng.integers(size[1] - width + 1)
+        mask[top : top + height, left : left + width] = True
+    return mask
+
+
+OUTLIER_MASKS = {"mixed": _outlier_mask, "blocks": _block_mask, "agreeing": _block_mask}
+
+
+def _together(scene: TrueScene, pair: ImagePair, points: np.ndarray) -> np.ndarray:
+    """Points of the reference frame under one wrong motion of the world, which belongs to the unordered pair."""
+    rng = np.random.default_rng([min(pair.reference, pair.other), max(pair.reference, pair.other), 99])
+    turn = np.cross(np.eye(3), np.radians(15) * rng.normal(size=3))
+    left, _, right = np.linalg.svd(np.eye(3) - turn)
+    world = _to_world(scene.T_world_camera[pair.reference], points)
+    middle = world.reshape(-1, 3).mean(0)
+    shift = 0.3 * float(np.median(scene.depth[pair.reference])) * rng.normal(size=3)
+    moved = (world - middle) @ (left @ right).T + middle + shift
+    return _to_world(np.linalg.inv(scene.T_world_camera[pair.reference]), moved)
 
 
 def _gross(rng: np.random.Generator, points: np.ndarray, depth: np.ndarray) -> np.ndarray:

@@ -66,11 +66,10 @@ def _unusable_views(
     reasons: dict[int, str] = {}
     for index in range(len(names)):
         mine = [edge for edge in edges if index in edge.views]
-        blocks = 2 * torch.nonzero(observations.view[::2] == index)[:, 0]
+        own = 2 * torch.nonzero(observations.view[::2] == index)[:, 0]
+        blocks = own if len(own) else torch.nonzero(observations.view == index)[:, 0]
         if not mine:
             reasons[index] = "no pair with another view was predicted"
-        elif len(blocks) == 0:
-            reasons[index] = "no pair was predicted that has it as the reference view"
         elif (share := _confident_share(observations, index, blocks)) < config.confident_fraction:
             reasons[index] = _unsure_sentence(share, config)
         else:

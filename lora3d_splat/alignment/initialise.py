@@ -1,7 +1,8 @@
 """The start: canonical depths per view, pairwise registration against them, and a tree of edges that agree.
 
 Every pair led by a view predicts that view in its own camera. The pixelwise median over those predictions, each brought
-to unit median depth, is the view's *canonical* depth; no minority of wrong pairs can bend it. Registering every pair's
+to unit median depth, is the view's *canonical* depth; no minority of wrong pairs can bend it. A view that leads no pair
+is first resected (robust PnP) in the pairs that it belongs to. Registering every pair's
 other side against it tells each pair's relative pose, and edges whose orders or triangles contradict lose their score.
 """
 
@@ -17,6 +18,7 @@ from ..geometry.procrustes import robust_similarity, sampled_similarity
 from ..geometry.transforms import invert_similarity, rigid, split_similarity, transform_points
 from ..records import ImagePair
 from .observations import Observations
+from .resection import resected_depth
 from .robust import masked_median, masked_quantile
 from .variables import FocalModes, Variables
 
@@ -93,13 +95,14 @@ def prepare(observations: Observations, pairs: list[ImagePair], modes: FocalMode
 
 
 def canonical_views(observations: Observations, modes: FocalModes) -> Canonical:
-    """Pixelwise median depth over the pairs that each view leads."""
-    blocks = observations.reference_blocks()
+    """Pixelwise median depth over the pairs that each view leads, over all its pairs where it leads none."""
+    focal = modes.settle(_view_focals(observations))
+    slopes = observations.pixels / focal[:, None, None]
+    blocks, depth = _own_depths(observations, slopes)
     owner = observations.view[blocks]
-    depth = observations.points[blocks][..., 2]
     votes = observations.confidence[blocks] * (depth > 0)
     logs = (depth / masked_median(depth, votes)[:, None]).log().masked_fill(votes <= 0, torch.nan)
-    # Pairs by view, padded: (V, K, S) with as many rows as the most frequent reference view has.
+    # Pairs by view, padded: (V, K, S) with as many rows as the most frequent view has.
     rank = torch.zeros_like(owner)
     for view in range(observations.view_count):
         mine = owner == view
@@ -107,10 +110,23 @@ def canonical_views(observations: Observations, modes: FocalModes) -> Canonical:
     stacked = logs.new_full((observations.view_count, int(rank.max()) + 1, logs.shape[1]), torch.nan)
     stacked[owner, rank] = logs
     median = stacked.nanmedian(dim=1).values.exp().nan_to_num(0.0)
-    focal = modes.settle(_view_focals(observations))
-    slopes = observations.pixels / focal[:, None, None]
     points = torch.cat([slopes, torch.ones_like(slopes[..., :1])], dim=-1) * median[..., None]
     return Canonical(median, focal, points)
+
+
+def _own_depths(observations: Observations, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks (K,) that say what depth (K, S) their view has in its own camera: reference sides; others by resection."""
+    blocks = observations.reference_blocks()
+    depth = observations.points[blocks][..., 2]
+    leads = torch.isin(observations.view, observations.view[blocks])
+    led = torch.nonzero(~leads)[:, 0]
+    if len(led) == 0:
+        return blocks, depth
+    resected = [
+        resected_depth(slopes[observations.view[block]], observations.points[block], observations.confidence[block])
+        for block in led.tolist()
+    ]
+    return torch.cat([blocks, led]), torch.cat([depth, torch.stack(resected)])
 
 
 def grow_tree(edges: list[Edge]) -> list[tuple[Edge, int, int]]:
