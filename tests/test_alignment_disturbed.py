@@ -82,6 +82,17 @@ def test_separate_groups_of_views_are_named(scene):
     assert components(5, edges) == [[0, 1], [2], [3, 4]]
 
 
+@pytest.mark.parametrize("disturbance", [EXACT, Disturbance()], ids=["exact", "disturbed"])
+def test_one_order_of_each_pair_is_enough(scene, disturbance: Disturbance):
+    """Only pairs (i, j) with i < j: the last view leads none, and its depth comes by resection."""
+    pairs = [ImagePair(i, j) for i in range(5) for j in range(i + 1, 5)]
+    aligned, _ = align(predict_disturbed(scene, 1, disturbance, pairs), SMALL, views=scene.views)
+    assert all(aligned.registered)
+    errors = camera_errors(scene, aligned)
+    assert errors["centre"] < (1e-4 if disturbance is EXACT else 0.02)
+    assert errors["rotation"] < (0.01 if disturbance is EXACT else 0.8)
+
+
 def arrays_of(scene, predictions) -> dict[str, np.ndarray]:
     return {
         "edges": np.array([[item.pair.reference, item.pair.other] for item in predictions]),
