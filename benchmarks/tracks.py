@@ -5,7 +5,8 @@
 For each scene all training views, then 6 and 3 evenly spaced ones, with the network compact and without fine-tuning.
 ATE is the RMSE of registered camera centres after Sim(3), over the extent of the true centres of all views; rotation
 the mean error of relative rotations; depth the median relative error after one common scale, before and after
-sharpening, and where sharpening claims confidence. Finished rows lie in the cache and are not computed again.
+sharpening, and where sharpening claims confidence. Finished rows lie in the cache and are not computed again. Two rooms
+are rendered into the cache as well: plain walls and repeated texture, on which tracks must not be worse than none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from mapper_baseline import map_photographs
 from PIL import Image
 from rich.table import Table
+from wall_scenes import WALLS, write_walls
 
 from lora3d_splat.alignment import AlignmentConfig, align
 from lora3d_splat.alignment.tracks import find_tracks, settle, unaligned
@@ -35,7 +37,7 @@ from lora3d_splat.pairs import select_pairs
 from lora3d_splat.prediction import predict_pairs
 from lora3d_splat.records import AlignedScene, View
 
-SCENES = ("redkitchen_a", "fountain_p11", "hololens_table", "fox", "dtu_scan24", "lego")
+SCENES = ("redkitchen_a", "fountain_p11", "hololens_table", "fox", "dtu_scan24", "lego", *WALLS)
 Row = dict[str, Any]
 
 
@@ -50,13 +52,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = []
     for name in options.scenes:
-        for count in options.views:
-            frames = spaced(training_frames(options.data / name), count)
+        folder = options.data / name
+        if name in WALLS:
+            folder = options.cache / "rendered" / name
+            write_walls(folder.parent, name)
+        for count in options.views if name not in WALLS else (0,):
+            frames = spaced(training_frames(folder), count)
             for method, work in (("mapper", mapper_rows), ("ours", our_rows)):
                 path = options.cache / f"{name}_{len(frames)}_{method}.json"
                 if not path.is_file():
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(json.dumps(work(options.data / name, frames)))
+                    path.write_text(json.dumps(work(folder, frames)))
                 rows += [{"scene": f"{name} {len(frames)}", **row} for row in json.loads(path.read_text())]
     show(rows)
 

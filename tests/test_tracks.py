@@ -262,6 +262,18 @@ def test_no_texture_and_the_mode_off_give_nothing(tmp_path: Path) -> None:
     assert find_tracks(scene.views, aligned(scene), (), AlignmentConfig(), "off") is None
 
 
+def test_a_map_of_few_views_does_not_overrule_the_alignment_of_many() -> None:
+    """Two of five views have features: unasked, the alignment stands; asked for, the map of two is used."""
+    nothing = slice(0, 3)
+    scene = make_track_scene(5, seen=[slice(None), slice(None), nothing, nothing, nothing])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
+        assert find_tracks(scene.views, aligned(scene), predictions(scene), AlignmentConfig()) is None
+        asked = find_tracks(scene.views, aligned(scene), predictions(scene), AlignmentConfig(), "on")
+    assert asked is not None
+    assert sum(asked.placed) == 2
+
+
 def test_tracks_win_over_wrong_poses_and_an_unplaced_view_follows_by_pointmaps() -> None:
     """Poses of the alignment are off by a lot; view 3 has no features: all four end where they are."""
     scene = make_track_scene(4, seen=[slice(None), slice(None), slice(None), slice(0, 3)])

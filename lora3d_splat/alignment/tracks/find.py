@@ -19,6 +19,8 @@ ALL_PAIRS_UP_TO = 24
 """Up to this many views, features of all pairs are compared; beyond, those of the scene graph."""
 CONVINCING_POINTS = 25
 """Points per placed view that a map needs to be believed unasked: on repeated texture fewer agree by accident."""
+CONVINCING_SHARE = 0.5
+"""Views that it must place, per view of the alignment: two views alone tell neither focal length nor scale."""
 
 
 def find_tracks(
@@ -31,8 +33,8 @@ def find_tracks(
     """Cameras and points by features alone, in a frame of their own; `scene` only suggests the
     focal length, and pointmaps how far apart views are that share no point.
 
-    None where `mode` is off, where two views cannot be placed, and in the mode auto where the map is too small to be
-    believed: then the pointmap alignment stands as it is.
+    None where `mode` is off, where two views cannot be placed, and in the mode auto where the map has too few points or
+    views to be believed: then the pointmap alignment stands as it is.
     """
     if mode == "off":
         return None
@@ -41,7 +43,7 @@ def find_tracks(
     features, matches = match_views(views, tuple(chosen), predictions)
     depths = [own_depth(scene, predictions, index) for index in range(len(views))]
     sparse = solve_tracks(views, evidence(views, features, matches, depths), lenses(views, scene, config))
-    return sparse if mode == "on" or sparse is None or _convincing(sparse) else None
+    return sparse if mode == "on" or sparse is None or _convincing(sparse, scene) else None
 
 
 def lenses(views: Sequence[View], scene: AlignedScene, config: AlignmentConfig) -> Lenses:
@@ -71,5 +73,7 @@ def lenses(views: Sequence[View], scene: AlignedScene, config: AlignmentConfig) 
     )
 
 
-def _convincing(sparse: SparseScene) -> bool:
-    return len(sparse.points_world) >= CONVINCING_POINTS * sum(sparse.placed)
+def _convincing(sparse: SparseScene, scene: AlignedScene) -> bool:
+    """Whether the map has points enough, and views enough to overrule the alignment of the others."""
+    enough_views = sum(sparse.placed) >= CONVINCING_SHARE * sum(scene.registered)
+    return enough_views and len(sparse.points_world) >= CONVINCING_POINTS * sum(sparse.placed)
