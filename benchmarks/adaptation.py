@@ -20,6 +20,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -33,7 +34,7 @@ from torch import Tensor
 from lora3d_splat.alignment import AlignmentConfig, align, pair_residual
 from lora3d_splat.alignment.tracks import find_tracks, settle
 from lora3d_splat.console import CONSOLE, note
-from lora3d_splat.errors import Lora3DError
+from lora3d_splat.errors import InputError, Lora3DError
 from lora3d_splat.geometry.projection import unproject
 from lora3d_splat.geometry.transforms import invert_rigid, transform_points
 from lora3d_splat.images.load import load_views
@@ -262,7 +263,8 @@ class Study:
         lost = sum(self.robust.scene.registered) - sum(adapted.scene.registered)
         before, after = self.robust.heldout, adapted.heldout
         if self.tracked is not None:
-            before, after = (self._against_tracks(each) for each in (self.robust, adapted))
+            with suppress(InputError):  # no left-out pair of views that both are placed
+                before, after = (self._against_tracks(each) for each in (self.robust, adapted))
         return after <= before and lost <= 0
 
     def _against_tracks(self, each: Pass) -> float:
