@@ -21,6 +21,8 @@ from .two_view import Couple, focal_by_essentials
 
 VERIFY_PIXELS = 1.5
 """Distance to the epipolar line that a match may have, pixels of the photograph as features were sought in it."""
+DOUBTFUL = 0.4
+"""Share of a pair's verified matches that must be wild for the pair to be doubted."""
 USUAL_FOCALS = (0.6, 0.8, 1.25)
 """Over the diagonal: tried beside what pointmaps and fundamental matrices say."""
 CLEAR = 0.5
@@ -64,7 +66,8 @@ def match_views(
 ) -> tuple[tuple[Features, ...], tuple[PairMatches, ...]]:
     """Features of all views and verified matches of the unordered `pairs` (default all).
 
-    Matches that the pointmaps of `predictions` contradict wildly are left out, and the pair is verified without them.
+    Where the pointmaps of `predictions` contradict much of a pair wildly, what they contradict is left out of it,
+    and it is verified without them. Single ones stay: beside outlines pointmaps are wrong more often than matches.
     """
     features = tuple(detect(view) for view in views)
     chosen = tuple(pairs) if pairs is not None else tuple(combinations(range(len(views)), 2))
@@ -74,7 +77,8 @@ def match_views(
     matched = [gap for pair, gap in zip(found, gaps, strict=True) if len(pair.matches) >= FEWEST]
     limit = wild_gap(np.concatenate([np.zeros(0), *matched]))
     for position, pair in enumerate(found):
-        if (_gaps(views, features, predictions, pair, pair.matches) > limit).any():
+        wild = _gaps(views, features, predictions, pair, pair.matches) > limit
+        if wild.sum() > DOUBTFUL * len(wild):
             plausible = candidates[position][~(gaps[position] > limit)]
             found[position] = _verified(views, features, pair.first, pair.second, plausible)
     return features, tuple(pair for pair in found if len(pair.matches) >= FEWEST)
