@@ -52,6 +52,7 @@ def slowly(calibrate: Any) -> Any:
 
     def told(*arguments: Any, **options: Any) -> Any:
         calibration = calibrate(*arguments, **options)
+        wait_for_visitor()
         watcher().photographs(calibration.views)
         passes = true_passes(calibration.views, calibration.scene)
         with stage("prediction", len(passes[1].pairs)) as advance:
@@ -66,6 +67,13 @@ def slowly(calibrate: Any) -> Any:
         return calibration
 
     return told
+
+
+def wait_for_visitor() -> None:
+    """A busy machine's browser may take longer to load than the calibration pretends to."""
+    deadline = time.monotonic() + 60
+    while not watcher()._server.get_clients() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def run_config(folder: Path, port: int) -> Any:
