@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.networks.compact import CHECKPOINT, CompactArchitecture, CompactOutput, load_compact
 from lora3d_splat.pretraining import PretrainConfig, evaluate, pretrain
+from lora3d_splat.pretraining.average import average_weights
 from lora3d_splat.pretraining.curves import write_curves
 from lora3d_splat.pretraining.data import PairBatch, ScenePool, make_batch, move
 from lora3d_splat.pretraining.evaluation import (
@@ -236,3 +239,18 @@ def test_shipped_checkpoint_beats_blind_predictors(tmp_path: Path) -> None:
     assert accuracy.rotation < 0.9 * min(accuracy.moved, mean.rotation)
     assert accuracy.matches > 0.6
     assert accuracy.confidence_rank > 0.1
+
+
+def test_averaged_weights_lie_between_two_trainings(tmp_path):
+    """A share of the way from one file to the other, tensor by tensor; the ends are the files themselves."""
+    first = load_compact(CHECKPOINT).state_dict()
+    stored = {name: (value + 1.0).half() for name, value in first.items()}
+    with safe_open(str(CHECKPOINT), framework="pt") as packaged:
+        metadata = packaged.metadata()
+    save_file(stored, str(tmp_path / "second.safetensors"), metadata)
+    average_weights(CHECKPOINT, tmp_path / "second.safetensors", 0.25, tmp_path / "third.safetensors")
+    third = load_compact(tmp_path / "third.safetensors").state_dict()
+    for name, value in third.items():
+        torch.testing.assert_close(value, first[name] + 0.25, atol=5e-3, rtol=5e-3)
+    with pytest.raises(InputError, match="share"):
+        average_weights(CHECKPOINT, CHECKPOINT, 1.5, tmp_path / "fourth.safetensors")
