@@ -16,6 +16,7 @@ from lora3d_splat.errors import InputError
 from lora3d_splat.geometry.procrustes import align_trajectories
 from lora3d_splat.networks import load_network, network_digest, network_files
 from lora3d_splat.networks.base import PointmapNetwork
+from lora3d_splat.networks.weights import tell_licence
 from lora3d_splat.self_calibration import CalibrationConfig, calibrate
 
 PLACES = ((0, 0), (7, 3), (12, -4), (-6, 5))
@@ -48,6 +49,7 @@ def test_the_example_of_the_page_calibrates_photographs(tmp_path: Path, wall: Pa
         network=f"{wall}:Rigid", device="cpu", cache=tmp_path / "cache",
         alignment=AlignmentConfig(steps=10, samples_per_view=120),
     )  # fmt: skip
+    tell_licence.cache_clear()  # told once in a process, and other tests may have come first
     calibration = calibrate(photographs(tmp_path / "photos"), config)
     focal = 1.2 * 64
     true = torch.tensor([[x, y, 0] for x, y in PLACES], dtype=torch.float64) / focal

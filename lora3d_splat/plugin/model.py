@@ -40,7 +40,7 @@ class Lora3DSplatModelConfig(SplatfactoModelConfig):
     """Colour behind the Gaussians."""
     num_downscales: int = 0
     """Train at full size from the start: a run of 1000 steps would never leave Splatfacto's reduced sizes."""
-    initial_opacity: tuple[float, float] = (0.1, 0.1)
+    initial_opacity: tuple[float, float] = (0.03, 0.2)
     """Opacity at the start of the least and of the most trusted Gaussians (InstantSplat: 0.1 for all)."""
     confidence_rates: bool = True
     """Let doubtful points move faster: position rate times 1 + 99 (1 - sigmoid(confidence)) (InstantSplat)."""
