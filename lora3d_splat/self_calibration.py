@@ -62,7 +62,7 @@ from lora3d_splat.watch import watcher
 CODE_VERSION = 3
 """Raised when the same inputs and settings give another result than before, so that old entries are not found."""
 PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
-TRACKED = "robust + LoRA + tracks"
+TRACKED, TRACKED_ROBUST = "robust + LoRA + tracks", "robust + tracks"
 Adapt = Literal["pseudo-labels", "triplet", "none"]
 FULL_HASH_BYTES = 1 << 28
 """Weights above this size are told apart by name, size and time of change; hashing them would take seconds."""
@@ -372,10 +372,11 @@ class _Run:
         stored = self.cache.load_or_compute("settled", key, compute, self.config.recompute)
         self.seconds["scene on tracks"] = stored.seconds
         scene, confidence = stored.value
-        summary = summarise(TRACKED, self.views, scene, confidence, predictions, None)
+        name = TRACKED if base.name == ADAPTED else TRACKED_ROBUST
+        summary = summarise(name, self.views, scene, confidence, predictions, None)
         watcher().aligned(summary)
         residual = pair_residual(scene, predictions)
-        return _Pass(TRACKED, scene, confidence, residual, None, None, self._cost(TRACKED), summary)
+        return _Pass(name, scene, confidence, residual, None, None, self._cost(name), summary)
 
     def _aligned(
         self,

@@ -77,13 +77,18 @@ def find_backbone(backbone: str, mode: LpipsMode) -> Path | str:
     if cached.is_file():
         return cached
     if mode == "cached" or is_offline():
-        return f"no {name} in {cached.parent}; put it there, or name it in {variable}"
+        return f"no {name} in {_short(cached.parent)}; put it there, or name it in {variable}"
     return _download(name, cached)
+
+
+def _short(path: Path) -> str:
+    """As people write it: reports are passed on, and whose home it is is nobody's business."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
 def _download(name: str, target: Path) -> Path | str:
     deadline = time.monotonic() + DOWNLOAD_SECONDS
-    remedy = f"put {name} into {target.parent} to have it"
+    remedy = f"put {name} into {_short(target.parent)} to have it"
     try:
         with urllib.request.urlopen(SOURCE + name, timeout=CONNECT_SECONDS) as stream, atomic_file(target) as temporary:
             note(f"downloading {name} for LPIPS")

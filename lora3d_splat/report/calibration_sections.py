@@ -110,7 +110,7 @@ def photographs(calibration: Calibration) -> str:
     if calibration.passes:
         keys += (
             '<span class="ramp">disagreement of the pairs: 0 <i></i> '
-            f"{100 * scales.residual:.2g} % of the depth and more</span>"
+            f"{100 * scales.residual:.3g} % of the depth and more</span>"
         )
     return (
         "<h2>Photographs</h2><p>What the network believed (confidence), and what alignment found to be true "
@@ -137,7 +137,7 @@ def residuals(calibration: Calibration) -> str:
     )
     return (
         "<h2>Residuals and reliability</h2><p>Histogram: the farther to the left, the better the predictions agree "
-        "with the scene. Curves: errors of predictions over rising confidence, in ten equal groups; where a confidence "
+        "with the scene; what is farther than the last bar, a whole depth, is counted in it. Curves: errors of predictions over rising confidence, in ten equal groups; where a confidence "
         "can be relied upon, the line falls from left to right, and the calibrated one should fall more steeply.</p>"
         f'<div class="columns">{histogram}{_reliability_chart(calibration)}</div>'
     )
@@ -217,7 +217,7 @@ def _view(calibration: Calibration, index: int, scales: Scales, side: int) -> st
     if kept is not None:
         residual = kept.residual[index].float().numpy()
         median = 100 * float(np.median(residual))
-        pictures.append((f"disagreement, median {median:.2g}\u00a0%", false_colours(residual, 0.0, scales.residual)))
+        pictures.append((f"disagreement, median {median:.3g}\u00a0%", false_colours(residual, 0.0, scales.residual)))
     maps = "".join(_picture(name, np.ascontiguousarray(rgb), side) for name, rgb in pictures)
     return f'<h3>{escape(view.file)}</h3><div class="view">{maps}</div>'
 

@@ -122,7 +122,7 @@ def bar_chart(title: str, groups: Sequence[str], series: Sequence[tuple[str, Seq
                 f'<rect class="b{s}" x="{left + 1:.1f}" y="{top:.1f}" width="{wide - 2:.1f}" height="{tall:.1f}">'
                 f"<title>{escape(f'{group}, {name}: {y.text(value)}')}</title></rect>"
                 f'<text class="value" text-anchor="middle" x="{left + wide / 2:.1f}" y="{top - 4:.1f}">'
-                f"{y.text(value).removesuffix(' %')}</text>"
+                f"{f'{100 * value:#.3g}' if y.percent else y.text(value)}</text>"
             )
     return _figure(title, _frame(None, y) + "".join(parts), [(name, f"b{s}") for s, (name, _) in enumerate(series)])
 

@@ -107,7 +107,7 @@ def _scores_table(run: RunResults) -> str:
     metrics = _metrics(run)
     heads = "".join(f"<th>{title}</th>" for _, title, _ in metrics)
     rows = "".join(
-        f"<tr><td>{escape(view.file)}</td>"
+        f"<tr{' class=beside' if view.parts is not None else ''}><td>{escape(view.file)}</td>"
         + "".join(
             f'<td data-label="{title}">{_pair(view.entry.get("raw"), view.entry.get("aligned"), name, digits)}</td>'
             for name, title, digits in metrics

@@ -23,6 +23,8 @@ def tiles(calibration: Calibration, content: dict[str, Any]) -> str:
     if len(numbers) > 1:
         found.append((f"{numbers[0].residual:.2%} → {numbers[-1].residual:.2%}", _names("residual", numbers)))
     kept = kept_row(calibration)
+    if calibration.sparse is not None and kept is calibration.rows[-1]:
+        found.append((f"{len(calibration.sparse.points_world):,}", "feature tracks, on which the cameras used stand"))
     if kept is not None and kept.focal is not None:
         found.append((f"{kept.focal:.0f} px", f"focal length at {calibration.views[0].width} px width"))
     found.append((_duration(sum(content["seconds"].values())), "of computing, all stages together"))
