@@ -10,6 +10,7 @@ machine's graphics card; this one has but the training's own cores, so its windo
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -17,7 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -38,6 +39,8 @@ class Arguments:
     """Blocks of each kind, in turns."""
     viewer: bool = True
     """Open the viewer's server; without it the plain training is timed."""
+    sharing: Literal["spare", "nice", "equal"] = "spare"
+    """The browser's claim to the cores: what is left over, the lowest ordinary priority, or the training's own."""
     port: int = 7311
     chromium: str = shutil.which("chromium") or "chromium"
 
@@ -94,11 +97,18 @@ class Clock:
         options = ["--headless=new", "--no-sandbox", f"--user-data-dir={tempfile.mkdtemp()}", "--window-size=320,240"]
         address = f"http://localhost:{self.arguments.port}"
         self.visitor = subprocess.Popen(
-            ["nice", "-n", "19", self.arguments.chromium, *options, address], stderr=subprocess.DEVNULL
+            [self.arguments.chromium, *options, address], stderr=subprocess.DEVNULL, preexec_fn=self._step_back
         )
         while not self.viewer.viser_server.get_clients():
             time.sleep(0.1)
         time.sleep(3.0)
+
+    def _step_back(self) -> None:
+        """In the browser's process, before it starts."""
+        if self.arguments.sharing == "spare":
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        elif self.arguments.sharing == "nice":
+            os.nice(19)
 
     def leave(self) -> None:
         if self.visitor is not None:
