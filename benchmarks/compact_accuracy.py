@@ -2,7 +2,8 @@
 
     python benchmarks/compact_accuracy.py [--checkpoint FILE] [--data FOLDER] [--long-side 128]
 
-Real scenes are folders with `scene.json` (`frames` with `file`, `split`, `fx`, `c2w`); they are skipped where absent.
+Real scenes are folders with `scene.json` (`frames` with `file`, `split`, `fx`, `c2w` and, where there is one, `depth`);
+they are skipped where absent. Point errors (where depth is known) take the principal point for the picture's centre.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ from lora3d_splat.console import note, warn
 from lora3d_splat.geometry.procrustes import weighted_similarity
 from lora3d_splat.networks.compact import CompactNetwork, load_compact
 from lora3d_splat.pretraining.config import PretrainConfig
+from lora3d_splat.pretraining.data import make_batch
 from lora3d_splat.pretraining.evaluation import (
     as_row,
     constant_depth,
     direction_angle,
     evaluate,
     evaluate_predictor,
+    pair_errors,
     rotation_angle,
     training_mean,
 )
+from lora3d_splat.pretraining.trainer import forward_pairs
+from lora3d_splat.synthetic.render import SyntheticScene
 
 PAIRS_PER_SCENE = 12
 
@@ -64,9 +69,8 @@ def scene_rows(folder: Path, network: CompactNetwork, long_side: int) -> list[di
         f for f in json.loads((folder / "scene.json").read_text())["frames"] if f["split"] == "train" and f["c2w"]
     ]
     loaded = [load_frame(folder / f["file"], f["fx"], long_side) for f in frames]
-    pairs = [(i, j) for i, j in combinations(range(len(frames)), 2) if j - i <= 2][:PAIRS_PER_SCENE]
     rows = []
-    for i, j in pairs:
+    for i, j in neighbours(len(frames)):
         with torch.no_grad():
             views = [network.encode(loaded[k][0][None]) for k in (i, j)]
             there, back = network.decode(views[0], views[1]), network.decode(views[1], views[0])
@@ -85,6 +89,52 @@ def scene_rows(folder: Path, network: CompactNetwork, long_side: int) -> list[di
             }
         )
     return rows
+
+
+def load_depth(path: Path, metres: float, size: tuple[int, int]) -> np.ndarray:
+    """A 16-bit z-depth picture on the pixels of `load_frame`'s crop of size (H, W): metres, 0 where unknown."""
+    depth = np.asarray(Image.open(path)).astype(np.float32) * metres
+    scale = min(np.array(depth.shape) / size)  # the crop removes less than 16 of the reduced pixels
+    rows, columns = (
+        ((np.arange(n) - (n - 1) / 2) * scale + (whole - 1) / 2).round().astype(int)
+        for n, whole in zip(size, depth.shape, strict=True)
+    )
+    return depth[rows.clip(0, depth.shape[0] - 1)][:, columns.clip(0, depth.shape[1] - 1)]
+
+
+def point_rows(folder: Path, network: CompactNetwork, long_side: int) -> list[dict[str, float]]:
+    """Point errors of the same pairs in both orders, beside a constant depth's; empty where depth is unknown."""
+    scene = json.loads((folder / "scene.json").read_text())
+    frames = [f for f in scene["frames"] if f["split"] == "train" and f["c2w"]]
+    if not frames or not all(f.get("depth") for f in frames):
+        return []
+    loaded = [load_frame(folder / f["file"], f["fx"], long_side) for f in frames]
+    size = (loaded[0][0].shape[1], loaded[0][0].shape[2])
+    metres = scene["depth"]["scale_to_metres"]
+    known = SyntheticScene(
+        images=np.stack([((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy() for pixels, _ in loaded]),
+        depth=np.stack([load_depth(folder / f["depth"], metres, size) for f in frames]),
+        T_world_camera=np.array([f["c2w"] for f in frames], np.float64),
+        focal=np.array([focal for _, focal in loaded], np.float64),
+        kind="photographs",
+    )
+    rows = []
+    for i, j in neighbours(len(frames)):
+        batch = make_batch([(known, i, j)], None)
+        with torch.no_grad():
+            out = forward_pairs(network, batch)
+        maps = (out.points_reference, out.confidence_reference, out.points_other, out.confidence_other)
+        blind = pair_errors(batch, constant_depth(batch))
+        for row, plane in zip(pair_errors(batch, maps), blind, strict=True):
+            rows.append(
+                {"e1": row["e1"], "e2": row["e2"], "e1_plane": plane["e1"], "confidence_rank": row["confidence_rank"]}
+            )
+    return rows
+
+
+def neighbours(frames: int) -> list[tuple[int, int]]:
+    """Pairs of frames at most two apart, at most PAIRS_PER_SCENE."""
+    return [(i, j) for i, j in combinations(range(frames), 2) if j - i <= 2][:PAIRS_PER_SCENE]
 
 
 def show(name: str, row: dict[str, float]) -> None:
@@ -106,17 +156,20 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=None, help="exported network; the packaged one by default")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data", help="posed scenes")
     parser.add_argument("--long-side", type=int, default=128, help="long side of the photographs, pixels")
-    parser.add_argument("--scenes", type=int, default=32, help="held-out synthetic scenes")
+    parser.add_argument("--scenes", type=int, default=32, help="held-out synthetic scenes; 0 leaves them out")
     options = parser.parse_args()
     network = load_compact(options.checkpoint)
-    synthetic(network, options.scenes)
+    if options.scenes:
+        synthetic(network, options.scenes)
     folders = sorted(path.parent for path in options.data.glob("*/scene.json"))
     if not folders:
         warn(f"no posed scenes under {options.data}: real photographs skipped")
     for folder in folders:
-        rows = scene_rows(folder, network, options.long_side)
-        if rows:
-            show(folder.name, {key: float(np.median([row[key] for row in rows])) for key in rows[0]})
+        medians: dict[str, float] = {}
+        for rows in (scene_rows(folder, network, options.long_side), point_rows(folder, network, options.long_side)):
+            medians |= {key: float(np.median([row[key] for row in rows])) for key in (rows[0] if rows else ())}
+        if medians:
+            show(folder.name, medians)
 
 
 if __name__ == "__main__":
