@@ -33,6 +33,7 @@ from lora3d_splat.records import PixelAffine, View
 from lora3d_splat.synthetic.cameras import look_at
 from lora3d_splat.synthetic.demo_scene import FOV, STYLE, demo_world
 from lora3d_splat.synthetic.render import cast
+from lora3d_splat.synthetic.textures import atlas
 
 TARGET = np.array([-0.02, 0.08, 0.84])
 
@@ -45,7 +46,7 @@ def ring(count: int, size: int) -> tuple[View, ...]:
     for number in range(count):
         angle, wave = step * number, 0.9 * number
         eye = np.add(TARGET, (1.35 * np.sin(angle), -1.35 * np.cos(angle), 0.55 + 0.12 * np.sin(wave)))
-        image, _ = cast(world, STYLE, look_at(eye, TARGET, 0.0), focal, (size, size), samples=1)
+        image, _ = cast(world, atlas(STYLE), look_at(eye, TARGET, 0.0), focal, (size, size), samples=1)
         name = f"{number:03d}.png"
         views.append(View(name, Path(name), size, size, image, PixelAffine(1, 1, 0, 0), str(number)))
     return tuple(views)

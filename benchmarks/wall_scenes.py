@@ -24,7 +24,7 @@ def write_walls(folder: Path, name: str) -> None:
     (folder / name / "images").mkdir(parents=True, exist_ok=True)
     for index, pose in enumerate(_cameras()):
         file = f"images/{index:03d}.png"
-        Image.fromarray(cast(world, STYLE, pose, FOCAL, SIZE, everywhere=True)[0]).save(folder / name / file)
+        Image.fromarray(cast(world, atlas(STYLE), pose, FOCAL, SIZE, everywhere=True)[0]).save(folder / name / file)
         frames.append({"file": file, "split": "train", "fx": FOCAL, "c2w": pose.tolist()})
     (folder / name / "scene.json").write_text(json.dumps({"frames": frames}))
 

@@ -10,6 +10,7 @@ import numpy as np
 from lora3d_splat.synthetic.cameras import look_at
 from lora3d_splat.synthetic.render import cast, sane
 from lora3d_splat.synthetic.scenes import Stand, room, tabletop
+from lora3d_splat.synthetic.textures import atlas
 from lora3d_splat.synthetic.world import World, WorldBuilder
 
 STYLE = "train"
@@ -31,7 +32,7 @@ def stand_up(layout: Layout, rng: np.random.Generator, stand: Stand, world: Worl
         return poses
     for index in range(count):
         for _ in range(40):
-            if sane(cast(world, STYLE, poses[index], 24.0, (18, 24), samples=1)[1]):
+            if sane(cast(world, atlas(STYLE), poses[index], 24.0, (18, 24), samples=1)[1]):
                 break
             poses[index] = layout.poses(rng, stand, count)[index]
     return poses

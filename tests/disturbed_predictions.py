@@ -95,7 +95,7 @@ def true_scene(seed: int, count: int, size: tuple[int, int] = (120, 160), layout
     world = build.finish()
     focal = max(size) / 2 / np.tan(np.radians(rng.uniform(45, 70)) / 2)
     poses = stand_up(LAYOUTS[layout], rng, stand, world, count)
-    depth = np.stack([cast(world, STYLE, pose, focal, size, samples=1)[1] for pose in poses]).astype(np.float64)
+    depth = np.stack([cast(world, atlas(STYLE), pose, focal, size, samples=1)[1] for pose in poses]).astype(np.float64)
     depth = np.where((depth > 0) & (depth < FAR / 2), depth, depth.max())
     clouds = [_to_world(pose, _rays(size, focal) * item[..., None]) for pose, item in zip(poses, depth, strict=True)]
     return TrueScene(poses, np.full(count, focal), depth, np.stack(clouds))

@@ -37,7 +37,7 @@ def test_depth_of_a_plane_is_exact() -> None:
     build = builder()
     build.box((0, 0, -1), (50, 50, 1), build.look("checks"))
     pose = look_at(np.array([0.3, -2.0, 2.0]), np.array([0.0, 0.0, 0.0]), 0.2)
-    _, depth = cast(build.finish(), "train", pose, FOCAL, SIZE)
+    _, depth = cast(build.finish(), atlas("train"), pose, FOCAL, SIZE)
     down = world_rays(pose)[..., 2]
     expected = np.where(down < 0, 2.0 / np.maximum(-down, 1e-9), 0)
     np.testing.assert_allclose(depth, expected, rtol=1e-5)
@@ -49,7 +49,7 @@ def test_depth_of_a_sphere_is_exact() -> None:
     centre, radius = np.array([0.2, 0.1, 0.9]), 0.6
     build.add(SPHERE, centre, np.full(3, radius), build.look("noise"))
     pose = look_at(np.array([0.0, -2.5, 1.2]), centre, 0.0)
-    _, depth = cast(build.finish(), "train", pose, FOCAL, SIZE)
+    _, depth = cast(build.finish(), atlas("train"), pose, FOCAL, SIZE)
     rays, offset = world_rays(pose), pose[:3, 3] - centre
     a, b, c = (rays**2).sum(-1), rays @ offset, offset @ offset - radius**2
     root = b * b - a * c
@@ -63,7 +63,7 @@ def test_a_cylinder_has_a_flat_lid() -> None:
     build = builder()
     build.add(CYLINDER, (0, 0, 0.5), (0.4, 0.4, 0.5), build.look("text"))
     pose = look_at(np.array([0.0, 0.001, 3.0]), np.array([0.0, 0.0, 0.0]), 0.0)
-    _, depth = cast(build.finish(), "train", pose, FOCAL, SIZE)
+    _, depth = cast(build.finish(), atlas("train"), pose, FOCAL, SIZE)
     lid = depth[SIZE[0] // 2 - 5 : SIZE[0] // 2 + 5, SIZE[1] // 2 - 5 : SIZE[1] // 2 + 5]
     np.testing.assert_allclose(lid, 2.0, rtol=1e-3)
 
@@ -122,11 +122,11 @@ def test_a_mirror_shows_what_its_image_would() -> None:
     build.add(SPHERE, (0.0, -0.6, 0.3), np.full(3, 0.25), build.look("checks"))
     build.box((0, 0.05, 1.0), (0.8, 0.05, 0.8), Look(0, mirror=1.0))
     world = build.finish()
-    shown, depth = cast(world, "train", pose, FOCAL, SIZE)
+    shown, depth = cast(world, atlas("train"), pose, FOCAL, SIZE)
     # Reflected in the plane y = 0 a camera is left-handed; turning its x axis round makes it a camera, and its picture
     # the mirror image.
     reflected = np.diag([1.0, -1, 1, 1]) @ pose @ np.diag([-1.0, 1, 1, 1])
-    seen, ball_depth = (each[:, ::-1] for each in cast(world.first(1), "train", reflected, FOCAL, SIZE))
+    seen, ball_depth = (each[:, ::-1] for each in cast(world.first(1), atlas("train"), reflected, FOCAL, SIZE))
     on_mirror = (ball_depth > 0) & np.isclose(depth, 2.0, rtol=1e-4)
     assert on_mirror.sum() > 20
     assert np.abs(seen[on_mirror].astype(float) - shown[on_mirror]).mean() < 12
@@ -147,7 +147,7 @@ def test_moving_things_have_exact_depth_and_no_matches() -> None:
     direct.box((0, 0, -1), (9, 9, 1), Look(0))
     direct.add(SPHERE, turned[:3, :3] @ (0, 0, 0.5) + turned[:3, 3], np.full(3, 0.5), Look(1), turned[:3, :3])
     pose = look_at(np.array([0.5, -3.0, 1.5]), np.array([0.0, 0.0, 0.5]), 0.0)
-    depths = [cast(world, "train", pose, FOCAL, SIZE)[1] for world in (moved, direct.finish())]
+    depths = [cast(world, atlas("train"), pose, FOCAL, SIZE)[1] for world in (moved, direct.finish())]
     np.testing.assert_allclose(*depths, rtol=1e-5)
     i, j = 0, 1
     assert not (sightings(scene, i, j).visible & scene.moving[i]).any()

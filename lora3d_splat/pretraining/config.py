@@ -48,6 +48,8 @@ class PretrainConfig:
     scenes: Literal["plain", "rich"] = "rich"
     """plain: still things that do not mirror; rich: some mirror, some move, some scenes are streets. A resumed run
     keeps what it began with."""
+    photographs: Path | None = None
+    """Folder of photographs, of a licence that allows it, to cut every other texture from; None draws all of them."""
     motion: tuple[float, float] = (0.08, 1.0)
     """How far a series moves, as a share of the distance to what it shows; log-uniform between the two."""
     pool_scenes: int = 480

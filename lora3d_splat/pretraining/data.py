@@ -85,7 +85,14 @@ class ScenePool:
 
     def _render(self, seed: int, size: Size) -> PooledScene:
         features = FEATURES[self.config.scenes]
-        scene = render_scene(seed, size, self.config.views, motion=self.config.motion, features=features)
+        scene = render_scene(
+            seed,
+            size,
+            self.config.views,
+            motion=self.config.motion,
+            features=features,
+            photographs=self.config.photographs,
+        )
         return PooledScene(seed, scene, scene_pairs(scene))
 
     def extend(self, count: int, sizes: tuple[Size, ...]) -> None:

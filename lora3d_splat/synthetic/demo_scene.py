@@ -86,7 +86,7 @@ def write_demo(folder: Path, samples: int = 3, quality: int = 92) -> None:
     focal = width / 2 / np.tan(np.radians(FOV) / 2)
     frames = []
     for number, pose in enumerate(demo_cameras()):
-        image, _ = cast(world, STYLE, pose, focal, SIZE, samples)
+        image, _ = cast(world, atlas(STYLE), pose, focal, SIZE, samples)
         file = f"images/{number:03d}.jpg"
         Image.fromarray(image).save(folder / file, quality=quality, subsampling=0)
         intrinsics = {"fx": focal, "fy": focal, "cx": width / 2, "cy": height / 2}

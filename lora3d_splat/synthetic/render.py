@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from lora3d_splat.synthetic.cameras import draw_pose
 from lora3d_splat.synthetic.movers import Mover, add_movers, at_view, on_movers
 from lora3d_splat.synthetic.raycast import cast_view
 from lora3d_splat.synthetic.scenes import KINDS, Stand, street
-from lora3d_splat.synthetic.textures import SEEDS, atlas
+from lora3d_splat.synthetic.textures import SEEDS, TextureAtlas, atlas
 from lora3d_splat.synthetic.world import World, WorldBuilder
 
 STYLE_OFFSET = {"train": 0, "heldout": 1 << 40, "foreign": 1 << 41}
@@ -62,20 +63,31 @@ PLAIN_SCENES = FEATURES["plain"]
 
 
 def cast(
-    world: World, style: str, pose: np.ndarray, focal: float, size: tuple[int, int], samples: int = 2, everywhere=False
+    world: World,
+    textures: TextureAtlas,
+    pose: np.ndarray,
+    focal: float,
+    size: tuple[int, int],
+    samples: int = 2,
+    everywhere=False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image (H, W, 3) uint8 and z-depth (H, W) of a world from T_world_camera `pose`; size is (H, W).
 
     Outlines are averaged over samples^2 rays, with `everywhere` every pixel is.
     """
-    return _shot(world, style, pose, focal, size, samples, everywhere)[:2]
+    return _shot(world, textures, pose, focal, size, samples, everywhere)[:2]
 
 
 def _shot(
-    world: World, style: str, pose: np.ndarray, focal: float, size: tuple[int, int], samples: int = 2, everywhere=False
+    world: World,
+    textures: TextureAtlas,
+    pose: np.ndarray,
+    focal: float,
+    size: tuple[int, int],
+    samples: int = 2,
+    everywhere=False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same with the ray caster's labels (H, W)."""
-    textures = atlas(style)
     textures.require(set(world.textures.ravel().tolist()))
     texture = (textures.texels, textures.offsets)
     return cast_view(
@@ -95,7 +107,7 @@ def sane(depth: np.ndarray) -> bool:
 def draw_series(
     rng: np.random.Generator,
     world: World,
-    style: str,
+    textures: TextureAtlas,
     stand: Stand,
     focal: float,
     long_side: int,
@@ -108,7 +120,7 @@ def draw_series(
     poses: list[np.ndarray] = []
     for _ in range(ATTEMPTS):
         pose = draw_pose(rng, stand, kind, amount, first=not poses)
-        if sane(cast(world, style, pose, focal * 24 / long_side, (18, 24), samples=1)[1]):
+        if sane(cast(world, textures, pose, focal * 24 / long_side, (18, 24), samples=1)[1]):
             poses.append(pose)
         if len(poses) == views:
             return np.stack(poses)
@@ -122,18 +134,23 @@ def render_scene(
     style: str = "train",
     motion: tuple[float, float] = MOTION,
     features: SceneFeatures = PLAIN_SCENES,
+    photographs: Path | None = None,
 ) -> SyntheticScene:
-    """A photo series that depends on its arguments alone. `size` (H, W) pixels; fov 40-80 degrees on the long side."""
+    """A photo series that depends on its arguments alone. `size` (H, W) pixels; fov 40-80 degrees on the long side.
+
+    With a folder of `photographs` every other surface wears a piece of one of them.
+    """
     if style not in SEEDS:
         raise InputError(f"style {style!r}", " or ".join(SEEDS), "pass one of the accepted styles")
     rng, extra = (np.random.default_rng([seed + STYLE_OFFSET[style], salt]) for salt in (77, 78))
     names, shares = list(KINDS), [share for _, share in KINDS.values()]
+    textures = atlas(style, photographs)
     polished = features.mirrors if extra.uniform() < 0.5 else 0.0
     in_street, restless = extra.uniform() < features.streets, extra.uniform() < features.movers
     while True:  # a place without room for the series is drawn again; half of all places have it
         kind = str(rng.choice(names, p=shares))
         kind = "street" if in_street else kind
-        build = WorldBuilder(rng, atlas(style), extra, polished)
+        build = WorldBuilder(rng, textures, extra, polished)
         stand = street(build) if in_street else KINDS[kind][0](build)
         still = build.count
         movers = add_movers(build, stand, kind, views, extra) if restless else []
@@ -141,11 +158,11 @@ def render_scene(
             relight(build)
         world = build.finish()
         focal = max(size) / 2 / np.tan(np.radians(rng.uniform(40, 80)) / 2)
-        poses = draw_series(rng, world.first(still), style, stand, focal, max(size), views, motion)
-        if poses is not None and _unobstructed(world, movers, style, poses, focal * 24 / max(size)):
+        poses = draw_series(rng, world.first(still), textures, stand, focal, max(size), views, motion)
+        if poses is not None and _unobstructed(world, movers, textures, poses, focal * 24 / max(size)):
             break
     zoom = np.exp(rng.normal(0, 0.12, views)) if rng.uniform() < 0.12 else np.ones(views)
-    shots = [_shot(at_view(world, movers, k), style, poses[k], focal * zoom[k], size) for k in range(views)]
+    shots = [_shot(at_view(world, movers, k), textures, poses[k], focal * zoom[k], size) for k in range(views)]
     images, depth, label = (np.stack(part) for part in zip(*shots, strict=True))
     moving = on_movers(label, movers, len(world.shapes)) if movers else None
     return SyntheticScene(images, depth, poses, focal * zoom, kind, moving)
@@ -158,7 +175,7 @@ def relight(build: WorldBuilder) -> None:
     build.light[2, :3] *= 0.45 / hue
 
 
-def _unobstructed(world: World, movers: list[Mover], style: str, poses: np.ndarray, focal: float) -> bool:
+def _unobstructed(world: World, movers: list[Mover], textures: TextureAtlas, poses: np.ndarray, focal: float) -> bool:
     """Whether no moving thing stands in front of a lens."""
     views = range(len(poses) if movers else 0)
-    return all(sane(cast(at_view(world, movers, k), style, poses[k], focal, (18, 24), samples=1)[1]) for k in views)
+    return all(sane(cast(at_view(world, movers, k), textures, poses[k], focal, (18, 24), samples=1)[1]) for k in views)

@@ -1,4 +1,4 @@
-"""Tileable procedural textures, drawn from a seed; nothing is taken from photographs.
+"""Tileable textures, drawn from a seed: procedural ones, and cut from photographs where a folder of them is given.
 
 Every generator returns (SIZE, SIZE, 3) floats in [0, 1] that repeat without a seam, because surfaces tile them.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
+
+from lora3d_splat.synthetic.photographs import photograph_texture, photographs
 
 SIZE = 256
 """side of a texture at its finest level, texels"""
@@ -23,9 +26,12 @@ Generator = np.random.Generator
 
 
 class TextureAtlas:
-    """All textures of a style with their mip levels, laid out flat for the ray caster; drawn when first needed."""
+    """All textures of a style with their mip levels, laid out flat for the ray caster; drawn when first needed.
 
-    def __init__(self, style: str) -> None:
+    With a folder of photographs every other texture is cut from one of them.
+    """
+
+    def __init__(self, style: str, folder: Path | None = None) -> None:
         self.seed = SEEDS[style]
         self.generators: list[Callable[[Generator], np.ndarray]] = []
         self.groups: dict[str, np.ndarray] = {}
@@ -33,8 +39,10 @@ class TextureAtlas:
         for name, (usual, share) in GENERATORS.items():
             generator = usual if style != "foreign" else _foreign(name)
             count = max(3, round(share * COUNT[style]))
-            self.groups[name] = np.arange(self.count, self.count + count)
+            self.groups[name] = np.arange(self.count, self.count + (count if folder is None else 2 * count))
             self.generators += [generator] * count
+            if folder is not None:
+                self.generators += [partial(photograph_texture, pictures=photographs(folder), side=SIZE)] * count
         sides = np.array([SIZE >> level for level in range(LEVELS)], np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(sides**2)[:-1]])
         """(LEVELS,) int64 start of each level among the texels"""
@@ -252,6 +260,6 @@ def mip_levels(image: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=3)
-def atlas(style: str) -> TextureAtlas:
-    """The textures of one style, always the same for the same version of this file."""
-    return TextureAtlas(style)
+def atlas(style: str, folder: Path | None = None) -> TextureAtlas:
+    """The textures of one style, always the same for the same version of this file and the same photographs."""
+    return TextureAtlas(style, folder)
