@@ -50,5 +50,5 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pictures, or broken ones"):
         render_scene(4, (32, 48), 2, photographs=tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="folder of .jpg or .png files"):
+    with pytest.raises(InputError, match=r"folder of \.jpg or \.png files"):
         photographs(tmp_path)

@@ -137,8 +137,9 @@ def residuals(calibration: Calibration) -> str:
     )
     return (
         "<h2>Residuals and reliability</h2><p>Histogram: the farther to the left, the better the predictions agree "
-        "with the scene; what is farther than the last bar, a whole depth, is counted in it. Curves: errors of predictions over rising confidence, in ten equal groups; where a confidence "
-        "can be relied upon, the line falls from left to right, and the calibrated one should fall more steeply.</p>"
+        "with the scene; what is farther than the last bar, a whole depth, is counted in it. Curves: errors of "
+        "predictions over rising confidence, in ten equal groups; where a confidence can be relied upon, "
+        "the line falls from left to right, and the calibrated one should fall more steeply.</p>"
         f'<div class="columns">{histogram}{_reliability_chart(calibration)}</div>'
     )
 
