@@ -7,8 +7,6 @@ instead of several spares the loop its aliasing checks; unsigned indices spare i
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from lora3d_splat.rasterize.numerics import (
@@ -18,10 +16,13 @@ from lora3d_splat.rasterize.numerics import (
     TRANSMITTANCE_MIN,
     exp_of_negative,
     fast_kernel,
+    inlined_kernel,
 )
 
 HALF = TILE // 2
 HALF_PIXELS = PIXELS // 2
+CACHE_LINE = 64
+"""Bytes."""
 SIGMA_MAX = 12.0
 """exp(-12) is far below 1/255: larger exponents only need to stay in the range of the fast exponential."""
 STOP_TEST_EVERY = 32
@@ -32,6 +33,17 @@ OFFSET_X, OFFSET_Y = np.uint64(0), np.uint64(PIXELS)
 TRANS, LAST = np.uint64(2 * PIXELS), np.uint64(3 * PIXELS)
 RED, GREEN, BLUE, DEPTH = (np.uint64(p * PIXELS) for p in (4, 5, 6, 7))
 FORWARD_PLANES = 8
+
+
+@fast_kernel
+def tile_state(planes, like):
+    """Room for one tile's planes of the type of ``like``, aligned to cache lines; the pixels' offsets are filled in."""
+    size = planes * PIXELS
+    buffer = np.empty(size + CACHE_LINE, like.dtype)
+    skip = (-buffer.ctypes.data % CACHE_LINE) // like.itemsize
+    state = buffer[skip : skip + size]
+    fill_offsets(state)
+    return state
 
 
 @fast_kernel
@@ -46,25 +58,30 @@ def fill_offsets(state):
                 state[PIXELS + p] = real(row) + real(0.5)
 
 
-@fast_kernel
+@inlined_kernel
 def rows_and_halves(x, y, extent_x, extent_y):
-    """Row range and the two flags of the half columns whose pixel centres an ellipse's bounding box can hold."""
+    """Row range and the two flags of the half columns whose pixel centres an ellipse's bounding box can hold.
+
+    The rows are widened to whole pairs: 16 pixels are one vector of AVX-512, and a remainder takes as long as several.
+    """
     half = type(x)(0.5)
-    from_row = max(math.ceil(y - extent_y - half), 0)
-    to_row = min(math.floor(y + extent_y - half) + 1, TILE)
+    from_row = max(int(np.ceil(y - extent_y - half)), 0)
+    to_row = min(int(np.floor(y + extent_y - half)) + 1, TILE)
     left = x - extent_x <= type(x)(HALF) - half
     right = x + extent_x >= type(x)(HALF) + half
-    return from_row, to_row, left, right
+    return from_row & ~1, (to_row + 1) & ~1, left, right
 
 
-@fast_kernel
-def blend_splat(state, begin, end, x, y, a, b, c, opacity, red, green, blue, depth, number, alpha_max):
-    """Blend one splat into pixels [begin, end) of the state; ``depth`` None leaves the depth plane out.
+@inlined_kernel
+def blend_splat(state, begin, end, splat, x, y, number, alpha_max, with_depth):
+    """Blend one splat into pixels [begin, end) of the state; ``with_depth`` None leaves the depth plane out.
 
     A finished pixel keeps its transmittance with the sign flipped: the stop test then rejects every later splat.
     """
     real = state.dtype.type
     zero, one = real(0), real(1)
+    a, b, c, opacity = splat[2], splat[3], splat[4], splat[5]
+    red, green, blue, depth = splat[6], splat[7], splat[8], splat[9]
     alpha_min, trans_min, sigma_max = real(ALPHA_MIN), real(TRANSMITTANCE_MIN), real(SIGMA_MAX)
     for p in range(np.uint64(begin), np.uint64(end)):
         dx = x - state[p + OFFSET_X]
@@ -81,7 +98,7 @@ def blend_splat(state, begin, end, x, y, a, b, c, opacity, red, green, blue, dep
         state[p + RED] += weight * red
         state[p + GREEN] += weight * green
         state[p + BLUE] += weight * blue
-        if depth is not None:
+        if with_depth is not None:
             state[p + DEPTH] += weight * depth
         kept = -abs(trans) if stops else trans
         state[p + TRANS] = after if blends else kept
@@ -111,8 +128,7 @@ def blend_tiles(
     """
     real = splats.dtype.type
     clamp = real(alpha_max)
-    state = np.empty(FORWARD_PLANES * PIXELS, splats.dtype)
-    fill_offsets(state)
+    state = tile_state(FORWARD_PLANES, splats)
     for tile in range(start, stop):
         corner_x, corner_y = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
         state[2 * PIXELS :] = real(0)
@@ -125,50 +141,14 @@ def blend_tiles(
             for i in range(block, min(block + STOP_TEST_EVERY, end)):
                 s = splats[ranks[i]]
                 x, y = s[0] - real(corner_x), s[1] - real(corner_y)
-                from_row, to_row, left, right = rows_and_halves(x, y, s[10], s[11])
                 number = real(i - begin + 1)
+                from_row, to_row, left, right = rows_and_halves(x, y, s[10], s[11])
                 if to_row <= from_row:
                     continue
                 for half in range(2):
                     if (half == 0 and left) or (half == 1 and right):
-                        first = half * HALF_PIXELS + from_row * HALF
-                        last = half * HALF_PIXELS + to_row * HALF
-                        if with_depth is None:
-                            blend_splat(
-                                state,
-                                first,
-                                last,
-                                x,
-                                y,
-                                s[2],
-                                s[3],
-                                s[4],
-                                s[5],
-                                s[6],
-                                s[7],
-                                s[8],
-                                None,
-                                number,
-                                clamp,
-                            )
-                        else:
-                            blend_splat(
-                                state,
-                                first,
-                                last,
-                                x,
-                                y,
-                                s[2],
-                                s[3],
-                                s[4],
-                                s[5],
-                                s[6],
-                                s[7],
-                                s[8],
-                                s[9],
-                                number,
-                                clamp,
-                            )
+                        first, last = half * HALF_PIXELS + from_row * HALF, half * HALF_PIXELS + to_row * HALF
+                        blend_splat(state, first, last, s, x, y, number, clamp, with_depth)
             if not any_open(state):
                 break
         for p in range(PIXELS):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from lora3d_splat.rasterize.blend import HALF, HALF_PIXELS, OFFSET_X, OFFSET_Y, SIGMA_MAX, fill_offsets, rows_and_halves
+from lora3d_splat.rasterize.blend import HALF, HALF_PIXELS, OFFSET_X, OFFSET_Y, SIGMA_MAX, rows_and_halves, tile_state
 from lora3d_splat.rasterize.numerics import (
     ALPHA_MIN,
     PIXELS,
     TILE,
     exp_of_negative,
     fast_kernel,
+    inlined_kernel,
     strict_kernel,
 )
 
@@ -27,11 +28,13 @@ PAIR_COLUMNS = 10
 """Moments 1, x, y, xx, xy, yy of the gradient, then red, green, blue, depth; absgrad appends |x| and |y|."""
 
 
-@fast_kernel
-def unblend_splat(state, begin, end, x, y, a, b, c, opacity, red, green, blue, depth, number, absgrad, alpha_max):
-    """Gradient sums of one splat over pixels [begin, end); ``depth`` or ``absgrad`` None leaves that part out."""
+@inlined_kernel
+def unblend_splat(state, begin, end, splat, x, y, number, alpha_max, with_depth, absgrad):
+    """Gradient sums of one splat over pixels [begin, end); ``with_depth`` or ``absgrad`` None leaves that part out."""
     real = state.dtype.type
     zero, one, two = real(0), real(1), real(2)
+    a, b, c, opacity = splat[2], splat[3], splat[4], splat[5]
+    red, green, blue, depth = splat[6], splat[7], splat[8], splat[9]
     alpha_min, sigma_max = real(ALPHA_MIN), real(SIGMA_MAX)
     m = m_x = m_y = m_xx = m_xy = m_yy = zero
     s_red = s_green = s_blue = s_depth = abs_x = abs_y = zero
@@ -42,20 +45,20 @@ def unblend_splat(state, begin, end, x, y, a, b, c, opacity, red, green, blue, d
         raw = opacity * exp_of_negative(-min(max(sigma, zero), sigma_max))
         alpha = min(alpha_max, raw)
         blends = (sigma >= zero) & (alpha >= alpha_min) & (state[p + LAST] >= number)
-        inverse = one / (one - alpha)
+        inverse = one / (one - alpha) if blends else one
         trans = state[p + TRANS] * inverse
         behind = state[p + BEHIND]
         colour = red * state[p + V_RED] + green * state[p + V_GREEN] + blue * state[p + V_BLUE]
-        if depth is not None:
+        if with_depth is not None:
             colour += depth * state[p + V_DEPTH]
         v_alpha = trans * colour - behind * inverse
         weight = alpha * trans if blends else zero
-        state[p + TRANS] = trans if blends else state[p + TRANS]
+        state[p + TRANS] = trans
         state[p + BEHIND] = behind + weight * colour
         s_red += weight * state[p + V_RED]
         s_green += weight * state[p + V_GREEN]
         s_blue += weight * state[p + V_BLUE]
-        if depth is not None:
+        if with_depth is not None:
             s_depth += weight * state[p + V_DEPTH]
         # -dL/dsigma; a clamped alpha passes nothing on.
         pull = raw * v_alpha if blends & (raw <= alpha_max) else zero
@@ -118,8 +121,7 @@ def unblend_tiles(
     """Write the gradient sums of every (tile, splat) pair of tiles [start, stop) to the pair's own row of ``pairs``."""
     real = splats.dtype.type
     clamp = real(alpha_max)
-    state = np.empty(BACKWARD_PLANES * PIXELS, splats.dtype)
-    fill_offsets(state)
+    state = tile_state(BACKWARD_PLANES, splats)
     for tile in range(start, stop):
         last_left, last_right = load_tile(
             state, tile, tiles_x, width, height, background, expected, image, alphas, transmittances, last_entries,
@@ -131,57 +133,18 @@ def unblend_tiles(
             number = real(i - begin + 1)
             row = pairs[slots[i]]
             row[:] = real(0)
-            left, right = number <= last_left, number <= last_right
-            if not (left or right):
+            if number > max(last_left, last_right):
                 continue
             s = splats[ranks[i]]
             x, y = s[0] - real((tile % tiles_x) * TILE), s[1] - real((tile // tiles_x) * TILE)
             from_row, to_row, reaches_left, reaches_right = rows_and_halves(x, y, s[10], s[11])
-            left, right = left and reaches_left, right and reaches_right
+            left, right = reaches_left & (number <= last_left), reaches_right & (number <= last_right)
             if to_row <= from_row:
                 continue
             for half in range(2):
                 if (half == 0 and left) or (half == 1 and right):
-                    first = half * HALF_PIXELS + from_row * HALF
-                    last = half * HALF_PIXELS + to_row * HALF
-                    if with_depth is None:
-                        sums = unblend_splat(
-                            state,
-                            first,
-                            last,
-                            x,
-                            y,
-                            s[2],
-                            s[3],
-                            s[4],
-                            s[5],
-                            s[6],
-                            s[7],
-                            s[8],
-                            None,
-                            number,
-                            absgrad,
-                            clamp,
-                        )
-                    else:
-                        sums = unblend_splat(
-                            state,
-                            first,
-                            last,
-                            x,
-                            y,
-                            s[2],
-                            s[3],
-                            s[4],
-                            s[5],
-                            s[6],
-                            s[7],
-                            s[8],
-                            s[9],
-                            number,
-                            absgrad,
-                            clamp,
-                        )
+                    first, last = half * HALF_PIXELS + from_row * HALF, half * HALF_PIXELS + to_row * HALF
+                    sums = unblend_splat(state, first, last, s, x, y, number, clamp, with_depth, absgrad)
                     for column in range(PAIR_COLUMNS):
                         row[column] += sums[column]
                     if absgrad is not None:

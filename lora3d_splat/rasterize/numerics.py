@@ -35,6 +35,11 @@ def fast_kernel(function: Callable) -> Callable:
     return numba.njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")(function)
 
 
+def inlined_kernel(function: Callable) -> Callable:
+    """Compile a fast kernel into its callers: a call costs as much as the few vectors of a small splat."""
+    return numba.njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy", forceinline=True)(function)
+
+
 def strict_kernel(function: Callable) -> Callable:
     """Compile a GIL-free kernel in which NaN and infinity keep their meaning."""
     return numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")(function)
