@@ -48,6 +48,8 @@ class View:
     """Make, model and lens setting from EXIF; photographs of one camera share it."""
     mask: np.ndarray | None = None
     """(H, W) bool at network resolution: pixels that take part; None where all do."""
+    radial: float = 0.0
+    """Lens distortion of the photograph (`geometry/lens.py`) that `image` and `mask` have been freed of."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -141,8 +143,6 @@ class SparseScene:
     """(M,) the point that each mark shows"""
     mark_view: Tensor
     """(M,)"""
-    mark_keypoint: Tensor
-    """(M,) index among the view's features"""
     mark_pixels: Tensor
     """(M, 2) float64 photograph pixels"""
 

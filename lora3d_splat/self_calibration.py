@@ -15,10 +15,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from lora3d_splat.alignment import AlignmentConfig, AlignmentStep, align, pair_residual, register_views
-from lora3d_splat.alignment.tracks import TrackMode, find_tracks, place_by_tracks, settle, unaligned
+from lora3d_splat.alignment.tracks import (
+    TrackMode,
+    find_tracks,
+    lens_radials,
+    place_by_tracks,
+    settle,
+    straightened,
+    unaligned,
+)
 from lora3d_splat.artifacts import StageCache, Stored, digest, file_digest
 from lora3d_splat.calibration_files import SCENE_FILE, load_calibration, save_calibration
 from lora3d_splat.confidence import trusted_fraction, trusted_threshold
@@ -28,6 +37,7 @@ from lora3d_splat.files import default_cache_folder, ensure_writable_folder
 from lora3d_splat.geometry.cameras import network_to_photograph_focal
 from lora3d_splat.images.load import list_images, load_views
 from lora3d_splat.images.masks import find_mask
+from lora3d_splat.images.straighten import notable, straight_view
 from lora3d_splat.known_cameras import KnownCamerasConfig, anchored, camera_priors
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
 from lora3d_splat.lora.finetune import FinetuneConfig, FinetuneResult, finetune, finetune_triplets, triplet_count
@@ -59,7 +69,7 @@ from lora3d_splat.records import (
 )
 from lora3d_splat.watch import watcher
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised when the same inputs and settings give another result than before, so that old entries are not found."""
 PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
 TRACKED, TRACKED_ROBUST = "robust + LoRA + tracks", "robust + tracks"
@@ -211,6 +221,7 @@ class _Run:
             robust = self._robust(predictions)
             advance(1)
             sparse = self._find_tracks(robust, predictions)
+            robust, predictions = self._straighten(robust, predictions, sparse)
             tracked = self._settle(robust, predictions, sparse)
             advance(1)
             teacher = tracked if isinstance(tracked, _Pass) else robust
@@ -239,7 +250,9 @@ class _Run:
             self._open(paths, _root(calibration.views), 0)
             if calibration.adapter is not None:
                 self._use_adapter(calibration.adapter)
-            new, known = self.views, calibration.views
+            radial = median(view.radial for view in calibration.views)
+            new = tuple(straight_view(view, radial) if notable(view, radial) else view for view in self.views)
+            known = calibration.views
             self.views = known + new
             tracked = {}
             if calibration.sparse is not None:
@@ -351,6 +364,16 @@ class _Run:
         stored = self.cache.load_or_compute("tracks", key, find, self.config.recompute)
         self.seconds["tracks"] = stored.seconds
         return stored.value
+
+    def _straighten(
+        self, robust: _Pass, predictions: tuple[PairPrediction, ...], sparse: SparseScene | None
+    ) -> tuple[_Pass, tuple[PairPrediction, ...]]:
+        """From here on the views are free of the lens distortion that tracks found, and all cameras pinholes."""
+        radials = lens_radials(self.views, sparse) if sparse is not None else ()
+        if not any(radials):
+            return robust, predictions
+        self.views, scene, predictions = straightened(self.views, robust.scene, predictions, radials)
+        return replace(robust, scene=scene), predictions
 
     def _settle(
         self, base: _Pass, predictions: tuple[PairPrediction, ...], sparse: SparseScene | None

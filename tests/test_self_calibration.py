@@ -111,7 +111,6 @@ def test_the_sentence_on_tracks_counts_them_and_the_cameras_they_place() -> None
         points_world=torch.zeros(1234, 3, dtype=torch.float64),
         mark_point=torch.zeros(0, dtype=torch.long),
         mark_view=torch.zeros(0, dtype=torch.long),
-        mark_keypoint=torch.zeros(0, dtype=torch.long),
         mark_pixels=torch.zeros(0, 2, dtype=torch.float64),
     )
     sentence = source_sentence(ROBUST, None, sparse)

@@ -12,13 +12,23 @@ from PIL import Image
 from track_scene import FOCAL, HEIGHT, WIDTH, TrackScene, bowl, make_track_scene, trajectory_error
 
 from lora3d_splat.alignment import AlignmentConfig
-from lora3d_splat.alignment.tracks import find_tracks, heldout, place_by_tracks, settle, solve
+from lora3d_splat.alignment.tracks import (
+    find_tracks,
+    heldout,
+    lens_radials,
+    place_by_tracks,
+    settle,
+    solve,
+    straightened,
+)
 from lora3d_splat.alignment.tracks.bend import bend_depth
 from lora3d_splat.alignment.tracks.bundle import BundleConfig, _derivatives, adjust
 from lora3d_splat.alignment.tracks.problem import Marks, Rig, camera_points, errors, project, slopes_of
 from lora3d_splat.alignment.tracks.sharpen import sharpen
 from lora3d_splat.alignment.tracks.triangulate import triangulate
 from lora3d_splat.alignment.tracks.two_view import focal_by_essentials, relative_poses
+from lora3d_splat.export.cameras import photograph_cameras
+from lora3d_splat.geometry.lens import network_pixels
 from lora3d_splat.geometry.projection import unproject
 from lora3d_splat.geometry.transforms import invert_rigid, rotation_angle_deg, transform_points
 from lora3d_splat.images.load import load_views
@@ -289,6 +299,32 @@ def test_tracks_win_over_wrong_poses_and_an_unplaced_view_follows_by_pointmaps()
     assert trajectory_error(everyone, scene) < 0.02
     assert settled.residual < 0.01
     assert len(confidence.pair_weights) == len(settled.pairs) == 12
+
+
+def test_a_scene_on_tracks_is_one_of_pinholes() -> None:
+    """Where a point is marked in a bent photograph, the straight view has it where a pinhole camera would."""
+    scene = make_track_scene(4, radial=-0.08)
+    sparse = solved(scene)
+    assert sparse is not None
+    assert float(sparse.radial.max()) < -0.02
+    radials = lens_radials(scene.views, sparse)
+    views, bent, moved = straightened(scene.views, aligned(scene), predictions(scene), radials)
+    for index, view in enumerate(views):
+        mine = sparse.mark_view == index
+        points = sparse.points_world[sparse.mark_point[mine]]
+        inside = (points - sparse.T_world_camera[index, :3, 3]) @ sparse.T_world_camera[index, :3, :3]
+        pinhole = float(sparse.focal[index]) * inside[:, :2] / inside[:, 2:] + torch.tensor([WIDTH / 2, HEIGHT / 2])
+        found = network_pixels(view, sparse.mark_pixels[mine]) / view.affine.scale_x
+        assert float((found - pinhole).norm(dim=-1).max()) < 0.2
+        assert float((sparse.mark_pixels[mine] - pinhole).norm(dim=-1).max()) > 1.0
+    # In the network's 64 by 48 pixels: what was seen nearer to the centre lies farther out.
+    scale, offset = 1 + radials[0] * (16.5**2 + 8.5**2) / (64**2 + 48**2), torch.tensor([16.5, 8.5])
+    column, row = (torch.tensor([32.0, 24.0]) + offset * scale).floor().long().tolist()
+    assert float(bent.depth[0][32, 48]) == float(scene.depth[0][row, column])
+    taken = predictions(scene)[0].points_reference
+    assert moved[0].points_reference[32, 48].tolist() == taken[row, column].tolist()
+    network = replace(aligned(scene), focal=sparse.focal * 0.1)
+    assert [camera.k1 for camera in photograph_cameras(views, network)] == pytest.approx(sparse.radial.tolist())
 
 
 def test_heldout_views_are_placed_in_the_frame_of_the_settled_scene() -> None:

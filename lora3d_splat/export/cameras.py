@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lora3d_splat.geometry.cameras import network_to_photograph_intrinsics
+from lora3d_splat.geometry.lens import slopes_of_radial
 from lora3d_splat.records import AlignedScene, RegisteredViews, View
 
 
 @dataclass(frozen=True)
 class PhotographCamera:
-    """A pinhole camera of one photograph; OpenCV axes, corner-based pixels (first pixel's centre at 0.5)."""
+    """The camera of one photograph; OpenCV axes, corner-based pixels (first pixel's centre at 0.5)."""
 
     file: str
     width: int
@@ -26,6 +27,8 @@ class PhotographCamera:
     registered: bool = True
     reason: str | None = None
     """why the view was left out"""
+    k1: float = 0.0
+    """radial distortion of slopes as in OpenCV and COLMAP: u = fx x (1 + k1 (x^2 + y^2)) + cx"""
 
 
 def photograph_cameras(views: tuple[View, ...], placed: AlignedScene | RegisteredViews) -> tuple[PhotographCamera, ...]:
@@ -48,4 +51,5 @@ def _photograph_camera(view: View, placed: AlignedScene | RegisteredViews, index
         placed.T_world_camera[index].detach().double().cpu().numpy(),
         placed.registered[index],
         placed.reasons[index],
+        slopes_of_radial(view.radial, float(fx), view),
     )

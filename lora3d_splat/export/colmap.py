@@ -1,5 +1,6 @@
-"""COLMAP's binary model: cameras.bin, images.bin and points3D.bin (little-endian, PINHOLE cameras).
+"""COLMAP's binary model: cameras.bin, images.bin and points3D.bin (little-endian).
 
+Cameras are PINHOLE where the lens does not distort, which every reader knows, and OPENCV with its k1 where it does.
 Layout: https://colmap.github.io/format.html. COLMAP's pixels are corner-based as ours, its axes OpenCV's. Points carry
 no tracks, since pointmaps are not feature matches; programs that start Gaussians from points3D.bin need none.
 """
@@ -19,14 +20,11 @@ from lora3d_splat.export.cameras import PhotographCamera
 from lora3d_splat.files import atomic_file
 from lora3d_splat.geometry.transforms import invert_rigid, rigid, rotation_to_wxyz, wxyz_to_rotation
 
-PINHOLE = 1
-"""COLMAP's number of the camera model with fx, fy, cx, cy."""
 MODELS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4}
 PARAMETERS = {0: 3, 1: 4, 2: 4, 3: 5, 4: 8}
-"""Camera models that are read, by number, with their parameters; distortion is left aside."""
+"""Camera models that are read, by number, with their parameters; of the distortion only k1."""
 _CAMERA_HEAD = struct.Struct("<iiQQ")
 _COUNT = struct.Struct("<Q")
-_CAMERA = struct.Struct("<iiQQ4d")
 _IMAGE = struct.Struct("<i4d3di")
 _POINT = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track_length", "<u8")])
 
@@ -55,7 +53,7 @@ def write_colmap(folder: Path, cameras: Sequence[PhotographCamera], points_world
 
 
 def read_colmap(folder: Path) -> ColmapModel:
-    """Read a model of PINHOLE cameras and trackless points, as `write_colmap` writes it, ordered by image id."""
+    """Read a model with trackless points, as `write_colmap` writes it, ordered by image id."""
     intrinsics = _read_cameras((folder / "cameras.bin").read_bytes())
     cameras = _read_images((folder / "images.bin").read_bytes(), intrinsics)
     content = (folder / "points3D.bin").read_bytes()
@@ -85,7 +83,11 @@ def _write(path: Path, count: int, body: bytes) -> None:
 
 def _camera_bytes(identifier: int, camera: PhotographCamera) -> bytes:
     parameters = (camera.fx, camera.fy, camera.cx, camera.cy)
-    return _CAMERA.pack(identifier, PINHOLE, camera.width, camera.height, *parameters)
+    model = MODELS["OPENCV"] if camera.k1 else MODELS["PINHOLE"]
+    if camera.k1:
+        parameters = (*parameters, camera.k1, 0.0, 0.0, 0.0)
+    head = _CAMERA_HEAD.pack(identifier, model, camera.width, camera.height)
+    return head + struct.pack(f"<{len(parameters)}d", *parameters)
 
 
 def _image_bytes(identifier: int, camera: PhotographCamera) -> bytes:
@@ -96,7 +98,7 @@ def _image_bytes(identifier: int, camera: PhotographCamera) -> bytes:
 
 
 def _read_cameras(content: bytes) -> dict[int, tuple[float, ...]]:
-    """(width, height, fx, fy, cx, cy) by camera id."""
+    """(width, height, fx, fy, cx, cy, k1) by camera id."""
     (count,) = _COUNT.unpack_from(content)
     offset, found = _COUNT.size, {}
     for _ in range(count):
@@ -105,25 +107,32 @@ def _read_cameras(content: bytes) -> dict[int, tuple[float, ...]]:
             raise ValueError(f"camera {identifier} has COLMAP model {model}; {', '.join(MODELS)} are read")
         values = struct.unpack_from(f"<{PARAMETERS[model]}d", content, offset + _CAMERA_HEAD.size)
         offset += _CAMERA_HEAD.size + 8 * PARAMETERS[model]
-        found[identifier] = (width, height, *_pinhole(model, values))
+        found[identifier] = (width, height, *_lens(model, values))
     return found
 
 
-def _pinhole(model: int, values: Sequence[float]) -> tuple[float, ...]:
-    """fx, fy, cx, cy of a camera's parameters."""
-    return tuple(values[:4]) if model in (MODELS["PINHOLE"], MODELS["OPENCV"]) else (values[0], *values[:3])
+def _lens(model: int, values: Sequence[float]) -> tuple[float, ...]:
+    """fx, fy, cx, cy, k1 of a camera's parameters."""
+    two = model in (MODELS["PINHOLE"], MODELS["OPENCV"])
+    pinhole, rest = (values[:4], values[4:]) if two else ((values[0], *values[:3]), values[3:])
+    return (*pinhole, rest[0] if rest else 0.0)
+
+
+def _camera(name: str, lens: Sequence[float], T_world_camera: np.ndarray) -> PhotographCamera:
+    width, height, *pinhole, k1 = lens
+    return PhotographCamera(name, int(width), int(height), *pinhole, T_world_camera, k1=k1)  # type: ignore[arg-type]
 
 
 def _read_text(folder: Path) -> tuple[PhotographCamera, ...]:
     intrinsics = {}
     for identifier, name, width, height, *values in _text_lines(folder / "cameras.txt"):
         numbers = [float(value) for value in values]
-        intrinsics[int(identifier)] = (int(width), int(height), *_pinhole(MODELS[name], numbers))
+        intrinsics[int(identifier)] = (int(width), int(height), *_lens(MODELS[name], numbers))
     cameras = []
     for _, *pose, camera_id, name in _text_lines(folder / "images.txt", every=2):
         quaternion, translation = torch.tensor([float(value) for value in pose], dtype=torch.float64).split([4, 3])
         T_world_camera = invert_rigid(rigid(wxyz_to_rotation(quaternion), translation)).numpy()
-        cameras.append(PhotographCamera(name, *intrinsics[int(camera_id)], T_world_camera))  # type: ignore[arg-type]
+        cameras.append(_camera(name, intrinsics[int(camera_id)], T_world_camera))
     return tuple(cameras)
 
 
@@ -142,7 +151,7 @@ def _read_images(content: bytes, intrinsics: dict[int, tuple[float, ...]]) -> tu
         quaternion, translation = torch.tensor(pose, dtype=torch.float64).split([4, 3])
         T_world_camera = invert_rigid(rigid(wxyz_to_rotation(quaternion), translation)).numpy()
         name = content[offset + _IMAGE.size : end].decode()
-        cameras.append(PhotographCamera(name, *intrinsics[camera_id], T_world_camera))  # type: ignore[arg-type]
+        cameras.append(_camera(name, intrinsics[camera_id], T_world_camera))
         observations = _COUNT.unpack_from(content, end + 1)[0]
         offset = end + 1 + _COUNT.size + observations * 24  # x, y, point id of each observation
     return tuple(cameras)

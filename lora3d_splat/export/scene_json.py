@@ -15,11 +15,13 @@ from lora3d_splat.files import write_text
 
 FORMAT = 1
 _CAMERA_FIELDS = tuple(field.name for field in fields(PhotographCamera))
+_WHERE_NOT_ZERO = ("k1",)
+"""Those that are left out where they are zero."""
 
 
 def write_scene_json(path: Path, network: str, licence: str, cameras: Sequence[PhotographCamera]) -> None:
     """Write every view, the unregistered ones with their reason; `licence` is that of the network's weights."""
-    views = [{name: _plain(getattr(camera, name)) for name in _CAMERA_FIELDS} for camera in cameras]
+    views = [_view(camera) for camera in cameras]
     content = {"format": FORMAT, "axes": "opencv", "network": network, "licence": licence, "views": views}
     write_text(path, json.dumps(content, indent=2) + "\n")
 
@@ -39,10 +41,15 @@ def read_scene_json(path: Path) -> tuple[str, tuple[PhotographCamera, ...]]:
         ) from error
 
 
+def _view(camera: PhotographCamera) -> dict[str, object]:
+    values = {name: _plain(getattr(camera, name)) for name in _CAMERA_FIELDS}
+    return {name: value for name, value in values.items() if value or name not in _WHERE_NOT_ZERO}
+
+
 def _plain(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _camera(view: dict[str, object]) -> PhotographCamera:
-    values = {name: view[name] for name in _CAMERA_FIELDS}
+    values = {name: view[name] for name in _CAMERA_FIELDS if name in view or name not in _WHERE_NOT_ZERO}
     return PhotographCamera(**{**values, "T_world_camera": np.array(view["T_world_camera"], dtype=np.float64)})

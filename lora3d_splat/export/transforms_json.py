@@ -54,6 +54,7 @@ def _frame(camera: PhotographCamera, image: str) -> dict[str, object]:
         "fl_y": camera.fy,
         "cx": camera.cx,
         "cy": camera.cy,
+        "k1": camera.k1,
         "transform_matrix": opencv_to_opengl(torch.from_numpy(camera.T_world_camera)).tolist(),
     }
 
@@ -61,4 +62,5 @@ def _frame(camera: PhotographCamera, image: str) -> dict[str, object]:
 def _camera(frame: dict[str, object]) -> PhotographCamera:
     pose = opengl_to_opencv(torch.tensor(frame["transform_matrix"], dtype=torch.float64))
     names = ("file_path", "w", "h", "fl_x", "fl_y", "cx", "cy")
-    return PhotographCamera(*(frame[name] for name in names), pose.numpy())  # type: ignore[arg-type]
+    k1 = float(frame.get("k1", 0.0))  # type: ignore[arg-type]
+    return PhotographCamera(*(frame[name] for name in names), pose.numpy(), k1=k1)  # type: ignore[arg-type]

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
+from ..geometry.lens import network_pixels
 from ..images.load import open_upright
 from ..records import View
 
@@ -55,8 +57,7 @@ def _taking_part(view: View, pixels: np.ndarray) -> np.ndarray:
     """(N,) whether the view's mask lets keypoints at photograph pixels (N, 2) take part; outside the crop all do."""
     if view.mask is None:
         return np.ones(len(pixels), bool)
-    affine = view.affine
-    column, row = np.floor(pixels * [affine.scale_x, affine.scale_y] + [affine.offset_x, affine.offset_y]).astype(int).T
+    column, row = network_pixels(view, torch.from_numpy(pixels)).floor().long().numpy().T
     height, width = view.mask.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     return ~inside | view.mask[row.clip(0, height - 1), column.clip(0, width - 1)]

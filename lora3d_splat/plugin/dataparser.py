@@ -17,6 +17,7 @@ from lora3d_splat.errors import InputError
 from lora3d_splat.export.cameras import PhotographCamera, photograph_cameras
 from lora3d_splat.files import default_cache_folder
 from lora3d_splat.gaussians.seeds import SeedConfig, SeedPoints, seed_points
+from lora3d_splat.geometry.lens import radial_of_slopes
 from lora3d_splat.images.load import list_images
 from lora3d_splat.plugin.context import run_context
 from lora3d_splat.plugin.depth_prior import DepthPrior, depth_prior
@@ -245,6 +246,7 @@ class _Studio:
         masked = any(view.mask is not None for view, _ in chosen)
         placed = []
         for view, camera in chosen:
+            view = replace(view, radial=radial_of_slopes(camera.k1, camera.fx, view))
             photograph = prepare_photograph(view, self.long_side, self.folder)
             placed.append(
                 PlacedView(camera, photograph, prepare_mask(view, photograph, self.folder) if masked else None)

@@ -6,15 +6,18 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from lora3d_splat.files import atomic_file
 from lora3d_splat.images.load import open_upright, upright_mask
 from lora3d_splat.images.masks import OPAQUE
-from lora3d_splat.records import View
+from lora3d_splat.images.straighten import resampled, source_pixels
+from lora3d_splat.records import PixelAffine, View
 
 EXIF_ORIENTATION = 0x0112
+WHOLE = PixelAffine(1.0, 1.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,21 @@ class PreparedPhotograph:
 def prepare_photograph(view: View, long_side: int, folder: Path) -> PreparedPhotograph:
     """The original where it is fit as it is; else a lossless copy in `folder`, made once.
 
+    A lens's distortion (`view.radial`) is taken out of the copy, which shows what a pinhole camera sees.
     Pixels are corner-based, so a resize scales focal length and principal point alike, with no half-pixel shift.
     """
     ratio = min(1.0, long_side / max(view.width, view.height))
     width, height = max(1, round(view.width * ratio)), max(1, round(view.height * ratio))
     scales = width / view.width, height / view.height
-    if ratio == 1.0 and _plain(view.path):
+    if ratio == 1.0 and not view.radial and _plain(view.path):
         return PreparedPhotograph(view.path.absolute(), width, height, *scales)
-    copy = folder / f"{view.digest}-{width}x{height}.png"
+    lens = f"-{view.radial:.8f}" if view.radial else ""
+    copy = folder / f"{view.digest}-{width}x{height}{lens}.png"
     if not _holds(copy, (width, height)):
         photo = open_upright(view.path)
+        if view.radial:
+            places = source_pixels(view, WHOLE, (view.height, view.width), view.radial)
+            photo = Image.fromarray(resampled(np.asarray(photo), places, cv2.INTER_CUBIC))
         with atomic_file(copy) as temporary:
             photo.resize((width, height), Image.Resampling.LANCZOS).save(temporary, format="PNG", compress_level=3)
     return PreparedPhotograph(copy.absolute(), width, height, *scales)
@@ -53,6 +61,9 @@ def prepare_mask(view: View, photograph: PreparedPhotograph, folder: Path) -> Pa
     counted = np.full(size[::-1], 255, np.uint8)
     if mask is not None:
         counted = np.where(np.asarray(mask.resize(size, Image.Resampling.NEAREST)) >= OPAQUE, 255, 0).astype(np.uint8)
+    if view.radial:
+        affine = PixelAffine(photograph.scale_x, photograph.scale_y, 0.0, 0.0)
+        counted = resampled(counted, source_pixels(view, affine, counted.shape, view.radial), cv2.INTER_NEAREST)
     file = folder / f"mask-{hashlib.sha256(counted.tobytes()).hexdigest()[:32]}-{size[0]}x{size[1]}.png"
     if not _holds(file, size):
         with atomic_file(file) as temporary:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...geometry.lens import network_pixels
 from ...records import PairPrediction, View
-from .ruler import network_pixels
 
 WILD = 0.4
 """Distance of the two points, over the median depth of the view, beyond which a match is wrong."""

@@ -44,11 +44,12 @@ def _sightings(
         tolerance = VERIFY_PIXELS * (reduction(view) * reduction(train[index])) ** 0.5
         inliers, _ = verify(mine.pixels[matches[:, 0]], others.pixels[matches[:, 1]], tolerance)
         here = (sparse.mark_view == index).numpy()
-        point_of = np.full(len(others.pixels), -1)
-        point_of[sparse.mark_keypoint.numpy()[here]] = sparse.mark_point.numpy()[here]
+        places, shown = sparse.mark_pixels.numpy()[here].tolist(), sparse.mark_point.numpy()[here].tolist()
+        point_of = {tuple(place): point for place, point in zip(places, shown, strict=True)}
         for keypoint, other in matches[inliers]:
-            if point_of[other] >= 0:
-                votes.setdefault(int(keypoint), []).append(int(point_of[other]))
+            point = point_of.get(tuple(others.pixels[other]))
+            if point is not None:
+                votes.setdefault(int(keypoint), []).append(point)
     chosen = {keypoint: max(set(points), key=points.count) for keypoint, points in votes.items()}
     keypoints, points = np.array(list(chosen), int), np.array(list(chosen.values()), int)
     return mine.pixels[keypoints], sparse.points_world.numpy()[points]

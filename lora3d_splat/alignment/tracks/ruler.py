@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...geometry.cameras import photograph_to_network_focal, principal_point_of
+from ...geometry.lens import network_pixels
 from ...records import AlignedScene, PairPrediction, View
 from ..variables import USUAL_FOCAL, diagonal
 
@@ -48,13 +49,6 @@ def sample_depth(depth: Tensor, pixels: Tensor) -> Tensor:
     inside = (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
     values = depth[row.clamp(0, depth.shape[0] - 1), column.clamp(0, depth.shape[1] - 1)].double()
     return torch.where(inside, values, torch.zeros_like(values))
-
-
-def network_pixels(view: View, pixels: Tensor) -> Tensor:
-    """(K, 2) network pixels of photograph pixels (K, 2)."""
-    affine = view.affine
-    scale = torch.tensor([affine.scale_x, affine.scale_y], dtype=torch.float64)
-    return pixels * scale + torch.tensor([affine.offset_x, affine.offset_y], dtype=torch.float64)
 
 
 def ruler_depths(view: View, depth: Tensor, pixels: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...confidence import calibrated_confidence
 from ...geometry.cameras import photograph_to_network_focal
+from ...geometry.lens import network_pixels
 from ...geometry.procrustes import Similarity, robust_similarity, weighted_similarity
 from ...geometry.projection import project
 from ...geometry.transforms import invert_rigid, rigid, split_similarity, transform_points
@@ -20,7 +21,7 @@ from ..observations import pair_votes, sample_grid
 from ..register import register_views
 from ..robust import calibrated_weights
 from .bend import bend_depth
-from .ruler import network_pixels, own_depth, sample_depth
+from .ruler import own_depth, sample_depth
 from .sharpen import sharpen
 
 LEAST_POINTS = 5

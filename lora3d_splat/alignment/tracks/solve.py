@@ -268,6 +268,5 @@ def _record(views: Sequence[View], tracks: Tracks, state: Map) -> SparseScene | 
         points_world=torch.from_numpy(state.points[used]),
         mark_point=torch.from_numpy(point.ravel()),
         mark_view=torch.from_numpy(tracks.view[held]),
-        mark_keypoint=torch.from_numpy(tracks.keypoint[held]),
         mark_pixels=torch.from_numpy(tracks.pixels[held]),
     )
