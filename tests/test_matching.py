@@ -30,7 +30,7 @@ def test_a_shifted_picture_has_shifted_keypoints(tmp_path: Path) -> None:
     picture = textured((320, 240))
     whole = features_of(picture, tmp_path / "a.png")
     crop = features_of(picture.crop((24, 16, 320, 240)), tmp_path / "b.png")
-    matches = nearest_both_ways(whole, crop)
+    matches, _ = nearest_both_ways(whole, crop)
     gaps = whole.pixels[matches[:, 0]] - crop.pixels[matches[:, 1]] - [24, 16]
     assert len(matches) > 100
     assert np.median(np.abs(gaps)) < 0.1
@@ -42,7 +42,7 @@ def test_pixels_are_those_of_the_photograph_and_corner_based(tmp_path: Path, mon
     picture = textured((320, 240))
     small = features_of(picture, tmp_path / "a.png")
     large = features_of(picture.resize((640, 480), Image.Resampling.BICUBIC), tmp_path / "b.png")
-    matches = nearest_both_ways(small, large)
+    matches, _ = nearest_both_ways(small, large)
     assert np.median(np.abs(2 * small.pixels[matches[:, 0]] - large.pixels[matches[:, 1]])) < 0.2
 
 
@@ -66,7 +66,7 @@ def test_mutual_nearest_neighbours_undo_a_permutation() -> None:
     order = np.random.default_rng(1).permutation(300)
     one = scene.features[0]
     other = Features(one.pixels[order], one.size[order], one.descriptors[order])
-    matches = nearest_both_ways(one, other)
+    matches, _ = nearest_both_ways(one, other)
     assert len(matches) == 300
     assert np.array_equal(order[matches[:, 1]], matches[:, 0])
 
@@ -75,7 +75,7 @@ def test_ambiguous_descriptors_match_nothing() -> None:
     """Two equal candidates fail the ratio test: repeated texture gives no matches rather than wrong ones."""
     one = make_track_scene(1).features[0]
     twice = Features(*(np.concatenate([part, part]) for part in (one.pixels, one.size, one.descriptors)))
-    assert len(nearest_both_ways(one, twice)) == 0
+    assert len(nearest_both_ways(one, twice)[0]) == 0
 
 
 def test_verification_keeps_what_one_geometry_explains() -> None:

@@ -27,6 +27,7 @@ from lora3d_splat.alignment.tracks.problem import Marks, Rig, camera_points, err
 from lora3d_splat.alignment.tracks.sharpen import sharpen
 from lora3d_splat.alignment.tracks.triangulate import triangulate
 from lora3d_splat.alignment.tracks.two_view import focal_by_essentials, relative_poses
+from lora3d_splat.alignment.tracks.views import to_image
 from lora3d_splat.export.cameras import photograph_cameras
 from lora3d_splat.geometry.lens import network_pixels
 from lora3d_splat.geometry.projection import unproject
@@ -57,7 +58,7 @@ def marks_of(scene: TrackScene) -> Marks:
     count = len(scene.views)
     view = np.repeat(np.arange(count), 300)
     pixels = np.concatenate([item.pixels for item in scene.features])
-    image = solve.to_image(scene.views, pixels, view)
+    image = to_image(scene.views, pixels, view)
     track = np.tile(np.arange(300), count)
     return Marks(track, view, image, np.full(len(view), 0.5 / DIAGONAL), np.full(len(view), np.nan))
 
@@ -95,9 +96,9 @@ def solved(scene: TrackScene, focal_guess: float = 0.8) -> SparseScene | None:
     """`solve_tracks` on the scene's features, all pairs matched."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
-        features, matches = solve.match_views(scene.views)
+        matching = solve.match_views(scene.views)
     lenses = solve.Lenses(np.zeros(len(scene.views), int), np.array([np.nan]), np.array([focal_guess]))
-    return solve.solve_tracks(scene.views, solve.evidence(scene.views, features, matches, scene.depth), lenses)
+    return solve.solve_tracks(scene.views, matching, scene.depth, lenses)
 
 
 def test_derivatives_of_the_projection_are_those_of_finite_differences() -> None:
@@ -179,8 +180,8 @@ def test_two_views_tell_pose_and_three_the_focal_length() -> None:
     scene = make_track_scene(4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
-        features, matches = solve.match_views(scene.views)
-    couples = solve.evidence(scene.views, features, matches, scene.depth).couples
+        matching = solve.match_views(scene.views)
+    couples = solve.evidence(scene.views, matching.features, matching.pairs, scene.depth).couples
     focal, clarity = focal_by_essentials(couples)
     assert focal == pytest.approx(FOCAL / DIAGONAL, rel=0.04)
     assert clarity < 0.2
@@ -234,8 +235,8 @@ def test_repeated_texture_is_settled_by_the_pointmaps() -> None:
     is_wrong = wrong[wrong | right]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
-        alone = solve.match_views(scene.views)[1][0].matches
-        checked = solve.match_views(scene.views, None, predictions(scene))[1][0].matches
+        alone = solve.match_views(scene.views).pairs[0].matches
+        checked = solve.match_views(scene.views, None, predictions(scene)).pairs[0].matches
     assert is_wrong[alone[:, 0]].mean() > 0.5
     assert not is_wrong[checked[:, 0]].any()
     assert len(checked) > 0.9 * right.sum()
@@ -251,7 +252,7 @@ def test_pointmaps_that_err_more_than_matches_reject_none() -> None:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
-        assert len(solve.match_views(scene.views, None, junk)[1][0].matches) == 300
+        assert len(solve.match_views(scene.views, None, junk).pairs[0].matches) == 300
 
 
 @pytest.mark.parametrize("focal", [0.6, 1.4])

@@ -31,12 +31,12 @@ class PairMatches:
     """(3, 3) F with x_second^T F x_first = 0 in photograph pixels"""
 
 
-def nearest_both_ways(first: Features, second: Features, ratio: float = RATIO) -> np.ndarray:
-    """(M, 2) mutual nearest neighbours that pass the ratio test."""
+def nearest_both_ways(first: Features, second: Features, ratio: float = RATIO) -> tuple[np.ndarray, np.ndarray]:
+    """Mutual nearest neighbours (M, 2) that pass the ratio test, and their ratios (M,)."""
     if min(len(first.pixels), len(second.pixels)) < 2:
-        return np.zeros((0, 2), np.int64)
+        return np.zeros((0, 2), np.int64), np.zeros(0)
     one, two = torch.from_numpy(first.descriptors), torch.from_numpy(second.descriptors)
-    forward, passes = [], []
+    forward, ratios = [], []
     best_back, backward = torch.full((len(two),), -2.0), torch.zeros(len(two), dtype=torch.long)
     for start in range(0, len(one), CHUNK):
         similarity = one[start : start + CHUNK] @ two.T
@@ -47,11 +47,11 @@ def nearest_both_ways(first: Features, second: Features, ratio: float = RATIO) -
         similarity.scatter_(1, index[:, None], -1.0)
         distance, next_distance = ((2 - 2 * part).clamp_min(0).sqrt() for part in (best, similarity.amax(dim=1)))
         forward.append(index)
-        passes.append(distance < ratio * next_distance)
-    matched = torch.cat(forward)
+        ratios.append(torch.where(next_distance > 0, distance / next_distance, 1.0))  # twins: none is nearest
+    matched, found = torch.cat(forward), torch.cat(ratios)
     index = torch.arange(len(one))
-    kept = torch.cat(passes) & (backward[matched] == index)
-    return torch.stack([index[kept], matched[kept]], dim=1).numpy()
+    kept = (found < ratio) & (backward[matched] == index)
+    return torch.stack([index[kept], matched[kept]], dim=1).numpy(), found[kept].numpy()
 
 
 def verify(pixels_first: np.ndarray, pixels_second: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:

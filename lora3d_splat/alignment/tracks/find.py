@@ -12,7 +12,8 @@ from ...geometry.cameras import network_to_photograph_focal
 from ...records import AlignedScene, PairPrediction, SparseScene, View
 from ..config import AlignmentConfig
 from .ruler import own_depth
-from .solve import Lenses, diagonals, evidence, match_views, solve_tracks
+from .solve import Lenses, match_views, solve_tracks
+from .views import diagonals
 
 TrackMode = Literal["auto", "on", "off"]
 ALL_PAIRS_UP_TO = 24
@@ -40,9 +41,9 @@ def find_tracks(
         return None
     graph = {(min(ends), max(ends)) for ends in ((item.pair.reference, item.pair.other) for item in predictions)}
     chosen = combinations(range(len(views)), 2) if len(views) <= ALL_PAIRS_UP_TO else sorted(graph)
-    features, matches = match_views(views, tuple(chosen), predictions)
+    matching = match_views(views, tuple(chosen), predictions)
     depths = [own_depth(scene, predictions, index) for index in range(len(views))]
-    sparse = solve_tracks(views, evidence(views, features, matches, depths), lenses(views, scene, config))
+    sparse = solve_tracks(views, matching, depths, lenses(views, scene, config))
     return sparse if mode == "on" or sparse is None or _convincing(sparse, scene) else None
 
 

@@ -13,7 +13,8 @@ from .bundle import BundleConfig, adjust
 from .mapper import FEWEST_MARKS, LOOSE, STRICT, resect
 from .problem import Marks, Rig, errors
 from .settle import as_settled
-from .solve import VERIFY_PIXELS, diagonals, mark_sigma, reduction, to_image
+from .solve import VERIFY_PIXELS
+from .views import diagonals, mark_sigma, reduction, to_image
 
 
 def place_by_tracks(
@@ -40,7 +41,7 @@ def _sightings(
     """Photograph pixels (K, 2) of the view and the world points (K, 3) that they show; a keypoint counts once."""
     votes: dict[int, list[int]] = {}
     for index, others in features.items():
-        matches = nearest_both_ways(mine, others)
+        matches, _ = nearest_both_ways(mine, others)
         tolerance = VERIFY_PIXELS * (reduction(view) * reduction(train[index])) ** 0.5
         inliers, _ = verify(mine.pixels[matches[:, 0]], others.pixels[matches[:, 1]], tolerance)
         here = (sparse.mark_view == index).numpy()

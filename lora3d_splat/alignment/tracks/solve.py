@@ -10,17 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...matching import FEWEST, LONG_SIDE, Features, PairMatches, Tracks, detect, link, nearest_both_ways, verify
+from ...matching import FEWEST, RATIO, Features, PairMatches, Tracks, detect, link, nearest_both_ways, verify
 from ...records import PairPrediction, SparseScene, View
 from .bundle import BundleConfig
 from .doubt import pointmap_gaps, wild_gap
+from .guided import guided_matches
 from .mapper import Map, begin, complete, raise_best
 from .problem import Marks, Rig
 from .ruler import ruler_depths
 from .two_view import Couple, focal_by_essentials
+from .views import diagonals, mark_sigma, reduction, to_image
 
 VERIFY_PIXELS = 1.5
 """Distance to the epipolar line that a match may have, pixels of the photograph as features were sought in it."""
+LOOSE_RATIO = 0.9
+"""Ratio of the nearest to the second nearest descriptor's distance up to which known cameras may settle a match."""
 DOUBTFUL = 0.4
 """Share of a pair's verified matches that must be wild for the pair to be doubted."""
 USUAL_FOCALS = (0.6, 0.8, 1.25)
@@ -33,9 +37,20 @@ GROWTH_MARKS = 400
 """Marks per view with which maps are grown; the best one is then refined with all."""
 MOST = 0.7
 """Share of its marks that every view of a map must hold, or the map is grown once more."""
-FINAL_CAUCHY = 4.0
+FINAL = BundleConfig(free_radial=True, cauchy=4.0)
 """Two pixels: the last adjustment trusts marks that grew up with the map more than single steps do."""
 FEWEST_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What matching of the photographs gives."""
+
+    features: tuple[Features, ...]
+    pairs: tuple[PairMatches, ...]
+    """verified matches"""
+    candidates: tuple[PairMatches, ...]
+    """of every pair that was compared, also more ambiguous ones, nothing verified"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ def match_views(
     views: Sequence[View],
     pairs: Sequence[tuple[int, int]] | None = None,
     predictions: Sequence[PairPrediction] = (),
-) -> tuple[tuple[Features, ...], tuple[PairMatches, ...]]:
+) -> Matching:
     """Features of all views and verified matches of the unordered `pairs` (default all).
 
     Where the pointmaps of `predictions` contradict much of a pair wildly, what they contradict is left out of it,
@@ -71,7 +86,8 @@ def match_views(
     """
     features = tuple(detect(view) for view in views)
     chosen = tuple(pairs) if pairs is not None else tuple(combinations(range(len(views)), 2))
-    candidates = [nearest_both_ways(features[first], features[second]) for first, second in chosen]
+    near = [nearest_both_ways(features[first], features[second], LOOSE_RATIO) for first, second in chosen]
+    loose, candidates = [matches for matches, _ in near], [matches[ratio < RATIO] for matches, ratio in near]
     found = [_verified(views, features, *ends, item) for ends, item in zip(chosen, candidates, strict=True)]
     gaps = [_gaps(views, features, predictions, pair, item) for pair, item in zip(found, candidates, strict=True)]
     matched = [gap for pair, gap in zip(found, gaps, strict=True) if len(pair.matches) >= FEWEST]
@@ -81,7 +97,9 @@ def match_views(
         if wild.sum() > DOUBTFUL * len(wild):
             plausible = candidates[position][~(gaps[position] > limit)]
             found[position] = _verified(views, features, pair.first, pair.second, plausible)
-    return features, tuple(pair for pair in found if len(pair.matches) >= FEWEST)
+            loose[position] = loose[position][~(_gaps(views, features, predictions, pair, loose[position]) > limit)]
+    unverified = [PairMatches(*ends, item, np.zeros((3, 3))) for ends, item in zip(chosen, loose, strict=True)]
+    return Matching(features, tuple(pair for pair in found if len(pair.matches) >= FEWEST), tuple(unverified))
 
 
 def _verified(
@@ -124,10 +142,36 @@ def evidence(
     return Evidence(tracks, marks, tuple(_couple(views, features, rulers, tracks, pair) for pair in pairs))
 
 
-def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> SparseScene | None:
-    """Cameras and points of the views that features can place; None where not even two can be placed."""
-    if not found.couples:
+def solve_tracks(
+    views: Sequence[View], matching: Matching, depths: Sequence[Tensor], lenses: Lenses
+) -> SparseScene | None:
+    """Cameras and points of the views that features can place; None where not even two can be placed.
+
+    `depths` are the views' own depth maps, each up to a factor.
+    """
+    found = evidence(views, matching.features, matching.pairs, depths)
+    best = _mapped(views, found, lenses) if found.couples else None
+    if best is None:
         return None
+    richer, better = _guided(views, matching, depths, best, lenses)
+    return _record(views, richer.tracks, better) or _record(views, found.tracks, best)
+
+
+def _guided(
+    views: Sequence[View], matching: Matching, depths: Sequence[Tensor], state: Map, lenses: Lenses
+) -> tuple[Evidence, Map]:
+    """The map refined with the matches that its cameras allow; those of views that it lacks stay as they are."""
+    placed = state.rig.placed
+    guided = guided_matches(views, matching.features, state.rig, matching.candidates)
+    others = tuple(pair for pair in matching.pairs if not placed[[pair.first, pair.second]].all())
+    found = evidence(views, matching.features, guided + others, depths)
+    count = found.tracks.count
+    start = Map(state.rig, np.zeros((count, 3)), np.zeros(len(found.marks.track), bool))
+    return found, complete(start, found.marks, found.couples, count, FINAL, _fixed(lenses))
+
+
+def _mapped(views: Sequence[View], found: Evidence, lenses: Lenses) -> Map | None:
+    """The map that explains most of the verified matches, of several starts."""
     count = found.tracks.count
     some = _thinned(found.marks, count, len(views))
     growth = found.marks.where(some)
@@ -141,13 +185,11 @@ def solve_tracks(views: Sequence[View], found: Evidence, lenses: Lenses) -> Spar
         return None
     held = np.zeros(len(some), bool)
     held[np.flatnonzero(some)[best.held]] = True
-    config = BundleConfig(free_radial=True, cauchy=FINAL_CAUCHY)
-    best = complete(replace(best, held=held), found.marks, found.couples, count, config, _fixed(lenses))
-    best = _grown_again(best, found, some, config, _fixed(lenses))
-    return _record(views, found.tracks, best)
+    best = complete(replace(best, held=held), found.marks, found.couples, count, FINAL, _fixed(lenses))
+    return _grown_again(best, found, some, _fixed(lenses))
 
 
-def _grown_again(state: Map, found: Evidence, some: np.ndarray, config: BundleConfig, fixed: np.ndarray) -> Map:
+def _grown_again(state: Map, found: Evidence, some: np.ndarray, fixed: np.ndarray) -> Map:
     """The better of a map and of one grown anew with its lenses: a view placed under a wrong focal length stays wrong.
 
     Left out where every view holds most of its marks.
@@ -163,29 +205,8 @@ def _grown_again(state: Map, found: Evidence, some: np.ndarray, config: BundleCo
         return state
     held = np.zeros(len(some), bool)
     held[np.flatnonzero(some)[other.held]] = True
-    other = complete(replace(other, held=held), found.marks, found.couples, count, config, fixed)
+    other = complete(replace(other, held=held), found.marks, found.couples, count, FINAL, fixed)
     return max(state, other, key=lambda item: item.score(found.marks))
-
-
-def reduction(view: View) -> float:
-    """Photograph pixels per pixel of the picture in which features were sought."""
-    return max(1.0, max(view.width, view.height) / LONG_SIDE)
-
-
-def diagonals(views: Sequence[View]) -> np.ndarray:
-    """(V,) photograph pixels."""
-    return np.array([np.hypot(view.width, view.height) for view in views])
-
-
-def to_image(views: Sequence[View], pixels: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """(M, 2) image coordinates of photograph pixels (M, 2) of the views (M,)."""
-    centre = np.array([[item.width / 2, item.height / 2] for item in views])
-    return (pixels - centre[view]) / diagonals(views)[view, None]
-
-
-def mark_sigma(views: Sequence[View]) -> np.ndarray:
-    """(V,) standard deviation of a keypoint in image units: half a pixel of the picture that was searched."""
-    return 0.5 * np.array([reduction(view) for view in views]) / diagonals(views)
 
 
 def _couple(
