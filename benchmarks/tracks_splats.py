@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,7 @@ def _median_depth(found: MappedScene, T_world_camera: np.ndarray) -> float:
 
 def photographs(scene: Path, folder: Path) -> Path:
     """A folder of links to the photographs, the held-out ones named `eval`."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for frame in json.loads((scene / "scene.json").read_text())["frames"]:
         file = scene.absolute() / frame["file"]
@@ -104,7 +105,7 @@ def trained(name: str, data: Path, folder: Path, options: argparse.Namespace) ->
     """The outcome of a training, and how many of the held-out photographs it could score."""
     kind = MappedConfig if name == "mapper" else Lora3DDataParserConfig
     calibration = CalibrationConfig(
-        network="compact", cache=folder / "cache", tracks="off" if name == "without" else "auto"
+        network="compact", cache=folder.absolute() / "cache", tracks="off" if name == "without" else "auto"
     )
     parser = kind(data=data, long_side=options.long_side, eval_mode="filename", calibration=calibration)
     config = full_size(splatfacto_config(parser)) if name == "mapper" else our_config(parser, options)
@@ -124,20 +125,24 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of scenes, each with scene.json")
     parser.add_argument("--scenes", nargs="+", default=["fountain_p11", "fox", "redkitchen_a"])
     parser.add_argument("--trainings", nargs="+", default=["tracks", "without", "mapper"])
+    parser.add_argument("--output", type=Path, default=Path("outputs/tracks_splats"))
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="settings of ours, such as pipeline.model.depth_weight=0.1"
+    )
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--long-side", type=int, default=320)
     options = parser.parse_args()
-    plain = argparse.Namespace(**vars(options), alignment_steps=30, set=[], trace=False, profile=False)
+    plain = argparse.Namespace(**vars(options), alignment_steps=30, trace=False, profile=False)
     note(f"{'scene':<14} {'training':<9} {'views':>5} {'PSNR':>6} {'aligned':>8} {'SSIM':>6} {'s':>6}  Gaussians")
     for scene in options.scenes:
-        with tempfile.TemporaryDirectory() as folder:
-            data = photographs(options.data / scene, Path(folder) / "photographs")
-            for name in options.trainings:
-                found, scored, of = trained(name, data, Path(folder), plain)
-                note(
-                    f"{scene:<14} {name:<9} {scored:>2}/{of:<2} {found.psnr:6.2f} {found.psnr_aligned:8.2f} "
-                    f"{found.ssim:6.3f} {found.seconds:6.1f}  {found.gaussians}"
-                )
+        folder = options.output / scene
+        data = photographs(options.data / scene, folder / "photographs")
+        for name in options.trainings:
+            found, scored, of = trained(name, data, folder, plain)
+            note(
+                f"{scene:<14} {name:<9} {scored:>2}/{of:<2} {found.psnr:6.2f} {found.psnr_aligned:8.2f} "
+                f"{found.ssim:6.3f} {found.seconds:6.1f}  {found.gaussians}"
+            )
 
 
 if __name__ == "__main__":
