@@ -11,7 +11,7 @@ from ...matching import Features, detect, nearest_both_ways, verify
 from ...records import AlignedScene, SparseScene, View
 from .bundle import BundleConfig, adjust
 from .mapper import FEWEST_MARKS, LOOSE, STRICT, resect
-from .problem import Marks, Rig, errors
+from .problem import Marks, errors, unplaced
 from .settle import as_settled
 from .solve import VERIFY_PIXELS
 from .views import diagonals, mark_sigma, reduction, to_image
@@ -63,8 +63,7 @@ def _pose(
     placed = torch.tensor(sparse.placed)
     focal = float(np.median((sparse.focal.numpy() / diagonals(train))[placed.numpy()]))
     radial = float(sparse.radial[placed].median())
-    nowhere = np.zeros((1, 3))
-    rig = Rig(np.eye(3)[None], nowhere, np.zeros(1, int), np.array([focal]), np.array([radial]), np.zeros(1, bool))
+    rig = unplaced(np.zeros(1, int), np.array([focal]), np.array([radial]))
     owner = np.zeros(count, int)
     marks = Marks(
         np.arange(count),

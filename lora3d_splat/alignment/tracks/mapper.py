@@ -29,6 +29,8 @@ BRIDGE_MATCHES = 20
 """Matches that a view needs to be placed from one other view alone."""
 KNOWN_POINTS = 5
 """Known points among them that tell the baseline's length better than a pointmap."""
+PINHOLE = np.eye(3)
+"""Camera matrix for slopes."""
 STARTS = 3
 """Starting pairs that are tried with each focal length."""
 YOUNG = 4
@@ -106,9 +108,16 @@ def refined(state: Map, marks: Marks, count: int, config: BundleConfig, fixed: n
     for step in range(rounds):
         tolerance = LOOSE if step == 0 else max(STRICT, LOOSE / 2**step)
         points, held = _extend(state, marks, count, tolerance)
-        rig, points = adjust(state.rig, points, marks.where(held), config, fixed)
+        rig = _with_rulers(replace(state, points=points, held=held), marks)
+        rig, points = adjust(rig, points, marks.where(held), config, fixed)
         state = Map(rig, points, held)
     return _filtered(state, marks, STRICT)
+
+
+def _with_rulers(state: Map, marks: Marks) -> Rig:
+    """The cameras, with the unit of each view's pointmap as its points tell it."""
+    found = np.array([_ruler_factor(state, marks, view) for view in range(len(state.rig.placed))])
+    return replace(state.rig, ruler=np.where(np.isfinite(found), np.log(found.clip(min=1e-30)), 0.0))
 
 
 def _polished(state: Map, marks: Marks, config: BundleConfig, fixed: np.ndarray) -> Map:
@@ -255,19 +264,40 @@ def _resect(state: Map, marks: Marks, view: int) -> tuple[np.ndarray, np.ndarray
 
 
 def resect(rig: Rig, points: np.ndarray, marks: Marks) -> tuple[np.ndarray, np.ndarray] | None:
-    """World-to-camera rotation and translation of the one camera of `marks` (M,) that see `points` (M, 3)."""
+    """World-to-camera rotation and translation of the one camera of `marks` (M,) that see `points` (M, 3).
+
+    Points that lie nearly in one plane leave two poses, between which the marks decide.
+    """
     view = int(marks.view[0])
     slopes = slopes_of(rig, marks.image, marks.view)
     tolerance = LOOSE * float(np.median(marks.sigma)) / float(rig.focal[rig.group[view]])
-    pinhole, undistorted = np.eye(3), np.zeros(5)
     cv2.setRNGSeed(0)
     done, turn, shift, inliers = cv2.solvePnPRansac(
-        points, slopes, pinhole, undistorted, iterationsCount=3000, reprojectionError=tolerance, confidence=0.9999,
+        points, slopes, PINHOLE, None, iterationsCount=3000, reprojectionError=tolerance, confidence=0.9999,
         flags=cv2.SOLVEPNP_AP3P,
     )  # fmt: skip
     kept = np.zeros(0, np.int64) if inliers is None else np.asarray(inliers, dtype=np.int64).ravel()
     few = len(kept) < ENOUGH_MARKS and len(kept) < LEAST_SHARE * len(points)
     if not done or len(kept) < FEWEST_MARKS or few:
         return None
-    turn, shift = cv2.solvePnPRefineLM(points[kept], slopes[kept], pinhole, undistorted, turn, shift)
-    return cv2.Rodrigues(turn)[0], shift.ravel()
+
+    def agreement(pose: tuple[np.ndarray, np.ndarray]) -> float:
+        miss = errors(rig.place(view, *pose), points, replace(marks, track=np.arange(len(points))))
+        return float((1 - (miss / LOOSE) ** 2).clip(0).sum())
+
+    starts = [(turn, shift), *_plane_poses(points[kept], slopes[kept])]
+    poses = [cv2.solvePnPRefineLM(points[kept], slopes[kept], PINHOLE, None, *start) for start in starts]
+    return max(((cv2.Rodrigues(turn)[0], shift.ravel()) for turn, shift in poses), key=agreement)
+
+
+def _plane_poses(points: np.ndarray, slopes: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Both poses (rotation vector, translation) under which the points, moved into their plane, are seen so."""
+    centre = points.mean(0)
+    axes = np.linalg.svd(points - centre, full_matrices=False)[2]
+    axes[2] *= np.sign(np.linalg.det(axes))
+    flat = (points - centre) @ axes.T * [1, 1, 0]
+    found = cv2.solvePnPGeneric(flat, slopes, PINHOLE, None, flags=cv2.SOLVEPNP_IPPE)
+    turns = [cv2.Rodrigues(turn)[0] @ axes for turn in found[1]]
+    return [
+        (cv2.Rodrigues(turn)[0], shift - (turn @ centre)[:, None]) for turn, shift in zip(turns, found[2], strict=True)
+    ]

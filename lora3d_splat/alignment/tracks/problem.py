@@ -27,6 +27,8 @@ class Rig:
     """(G,) k of y = focal * s * (1 + k |s|^2), s being the slopes (X / Z, Y / Z)"""
     placed: np.ndarray
     """(V,) bool: the others have no pose yet"""
+    ruler: np.ndarray
+    """(V,) log of the world's units in one unit of the view's pointmap"""
 
     @property
     def centre(self) -> np.ndarray:
@@ -42,6 +44,13 @@ class Rig:
     def with_focal(self, focal: np.ndarray) -> Rig:
         """The same lens otherwise."""
         return replace(self, focal=np.array(focal, dtype=float))
+
+
+def unplaced(group: np.ndarray, focal: np.ndarray, radial: np.ndarray) -> Rig:
+    """Cameras (V,) of the lenses (G,), none of which has a pose."""
+    views = len(group)
+    nowhere = np.zeros((views, 3))
+    return Rig(np.tile(np.eye(3), (views, 1, 1)), nowhere, group, focal, radial, np.zeros(views, bool), np.zeros(views))
 
 
 @dataclass(frozen=True)

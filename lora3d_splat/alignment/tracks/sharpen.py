@@ -24,7 +24,7 @@ from ...records import AlignedScene
 class SharpenConfig:
     """How depth is searched."""
 
-    neighbours: int = 3
+    neighbours: int = 5
     """Views that each view is compared with."""
     steps: int = 32
     """Depths tried in the band."""
@@ -32,9 +32,9 @@ class SharpenConfig:
     """Half width of the band in log depth."""
     patch: int = 5
     """Side of the compared patch, pixels."""
-    least_correlation: float = 0.6
+    least_correlation: float = 0.5
     """Correlation that the best depth must reach on average over its two best neighbours."""
-    least_margin: float = 0.05
+    least_margin: float = 0.02
     """By how much it must beat every depth at which the patch lies a pixel or more elsewhere in the neighbours."""
     agreement: float = 0.03
     """Relative difference of depth at which a neighbour agrees."""

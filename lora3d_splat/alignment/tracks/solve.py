@@ -16,7 +16,7 @@ from .bundle import BundleConfig
 from .doubt import pointmap_gaps, wild_gap
 from .guided import guided_matches
 from .mapper import Map, begin, complete, raise_best
-from .problem import Marks, Rig
+from .problem import Marks, unplaced
 from .ruler import ruler_depths
 from .two_view import Couple, focal_by_essentials
 from .views import diagonals, mark_sigma, reduction, to_image
@@ -37,7 +37,7 @@ GROWTH_MARKS = 400
 """Marks per view with which maps are grown; the best one is then refined with all."""
 MOST = 0.7
 """Share of its marks that every view of a map must hold, or the map is grown once more."""
-FINAL = BundleConfig(free_radial=True, cauchy=4.0)
+FINAL = BundleConfig(free_radial=True, cauchy=4.0, depth_sigma=0.1)
 """Two pixels: the last adjustment trusts marks that grew up with the map more than single steps do."""
 FEWEST_VIEWS = 2
 
@@ -178,7 +178,9 @@ def _mapped(views: Sequence[View], found: Evidence, lenses: Lenses) -> Map | Non
     young = [
         item
         for focal in _focal_starts(found.couples, lenses)
-        for item in begin(_unplaced(lenses, focal, len(views)), growth, found.couples, count, _fixed(lenses))
+        for item in begin(
+            unplaced(lenses.group, focal, np.zeros(len(focal))), growth, found.couples, count, _fixed(lenses)
+        )
     ]
     best = raise_best(young, growth, count, _fixed(lenses))
     if best is None:
@@ -251,12 +253,6 @@ def _focal_starts(couples: Sequence[Couple], lenses: Lenses) -> list[np.ndarray]
 
 def _fixed(lenses: Lenses) -> np.ndarray:
     return ~np.isnan(lenses.fixed)
-
-
-def _unplaced(lenses: Lenses, focal: np.ndarray, views: int) -> Rig:
-    nowhere = np.zeros((views, 3))
-    radial = np.zeros(len(focal))
-    return Rig(np.tile(np.eye(3), (views, 1, 1)), nowhere, lenses.group, focal, radial, np.zeros(views, bool))
 
 
 def _thinned(marks: Marks, count: int, views: int) -> np.ndarray:
