@@ -39,7 +39,7 @@ from lora3d_splat.geometry.projection import unproject
 from lora3d_splat.geometry.transforms import invert_rigid, transform_points
 from lora3d_splat.images.load import load_views
 from lora3d_splat.lora.adapter import remove
-from lora3d_splat.lora.finetune import FinetuneConfig, finetune, finetune_triplets
+from lora3d_splat.lora.finetune import FinetuneConfig, finetune, finetune_triplets, planned_epochs
 from lora3d_splat.memory import keep_freed_memory
 from lora3d_splat.metrics.pose import (
     ate_rmse,
@@ -90,7 +90,8 @@ SETTINGS = {
     "rate 3e-4": replace(SHIPPED, finetune=FinetuneConfig(learning_rate=3e-4)),
     "rank 4": replace(SHIPPED, finetune=FinetuneConfig(rank=4, lora_alpha=4)),
     "qkv alone": replace(SHIPPED, finetune=FinetuneConfig(targets=("qkv",))),
-    "4 epochs": replace(SHIPPED, finetune=FinetuneConfig(epochs=4)),
+    "10 epochs": replace(SHIPPED, finetune=FinetuneConfig(epochs=10)),
+    "30 epochs": replace(SHIPPED, finetune=FinetuneConfig(epochs=30)),
     "keep 0.4": replace(SHIPPED, labels=PseudoLabelConfig(keep=0.4)),
     "agreement 0.6": replace(SHIPPED, labels=PseudoLabelConfig(agreement=0.6)),
     "triplet": replace(SHIPPED, adapt="triplet"),
@@ -401,7 +402,7 @@ def cost(network: CompactNetwork, views: int, size: tuple[int, int]) -> None:
     once = replace(SHIPPED.finetune, epochs=1)
     result = finetune(network, found, labels, once)
     remove(network)
-    whole = result.seconds * SHIPPED.finetune.epochs
+    whole = result.seconds * planned_epochs(network, len(labels), SHIPPED.finetune)
     note(f"LoRA on {len(labels)} pairs: {result.seconds:.0f} s wall an epoch, so {whole:.0f} s for all")
 
 

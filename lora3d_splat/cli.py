@@ -70,7 +70,7 @@ class Calibrate:
     steps: int | None = None
     """At most so many solver steps in each alignment."""
     epochs: int | None = None
-    """Epochs of the fine-tuning."""
+    """Epochs of the fine-tuning; by default ten, and more where the pairs are few and the network is compact."""
     rank: int | None = None
     """Rank of the LoRA adapter."""
     graph: Graph = "auto"

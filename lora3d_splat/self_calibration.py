@@ -40,7 +40,14 @@ from lora3d_splat.images.masks import find_mask
 from lora3d_splat.images.straighten import notable, straight_view
 from lora3d_splat.known_cameras import KnownCamerasConfig, anchored, camera_priors
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
-from lora3d_splat.lora.finetune import FinetuneConfig, FinetuneResult, finetune, finetune_triplets, triplet_count
+from lora3d_splat.lora.finetune import (
+    FinetuneConfig,
+    FinetuneResult,
+    finetune,
+    finetune_triplets,
+    planned_epochs,
+    triplet_count,
+)
 from lora3d_splat.lora.triplet import can_form_triplets
 from lora3d_splat.memory import peak_memory_bytes
 from lora3d_splat.networks import image_shape, load_network, network_digest, network_files
@@ -472,7 +479,8 @@ class _Run:
             return folder
         checkpoint = self.cache.folder / "finetuning" / f"{key}.pt"
         per_epoch = len(labels) or triplet_count(self.training)
-        with stage("fine-tuning", per_epoch * config.finetune.epochs) as advance:
+        epochs = planned_epochs(self.network, per_epoch, config.finetune)
+        with stage("fine-tuning", per_epoch * epochs) as advance:
             result = self._taught(labels, advance, checkpoint)
         save_adapter(self.network, folder)
         self.cache.store("finetuning", key, result.losses, result.seconds)

@@ -10,7 +10,7 @@ from dust3r_recipe import random_view, recipe_network
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.lora.adapter import adapter_state
-from lora3d_splat.lora.finetune import FinetuneConfig, finetune
+from lora3d_splat.lora.finetune import FinetuneConfig, finetune, planned_epochs
 from lora3d_splat.pairs import complete_pairs
 from lora3d_splat.prediction import predict_pairs
 from lora3d_splat.records import PseudoLabels
@@ -107,6 +107,21 @@ def test_labels_without_trusted_pixels_are_refused():
     with pytest.raises(InputError, match="trusted pixel"):
         finetune(network, VIEWS, empty)
     assert not hasattr(network, "peft_config")
+
+
+def test_few_pairs_pass_as_often_as_the_network_asks():
+    """Ten times without a word of its own; as many steps as it asks for at least; exactly so often where told."""
+    network, usual = recipe_network(), FinetuneConfig(rank=2)
+    assert planned_epochs(network, 7, usual) == 10
+    network.adaptation_steps = 450
+    assert planned_epochs(network, 8, usual) == 113  # of 4 steps each
+    assert planned_epochs(network, 1000, usual) == 10
+    assert planned_epochs(network, 8, FinetuneConfig(rank=2, epochs=3)) == 3
+    network.adaptation_steps = 25
+    counted: list[int] = []
+    result = finetune(network, VIEWS, LABELS, usual, counted.append)
+    assert len(result.losses) == max(10, -(-25 // -(-len(LABELS) // 2)))
+    assert sum(counted) == len(result.losses) * len(LABELS)
 
 
 def test_alpha_is_the_networks_own_unless_given():

@@ -27,6 +27,7 @@ from lora3d_splat.records import ImagePair, PseudoLabels, View
 from lora3d_splat.watch import watcher
 
 Item = TypeVar("Item")
+USUAL_EPOCHS = 10
 USUAL_ALPHA = 0.2
 """what DUSt3R and MASt3R were trained with; a network of another kind names its own as `confidence_alpha`"""
 
@@ -45,8 +46,9 @@ class FinetuneConfig:
     """Decay of the adapter's weights."""
     batch_size: int = 2
     """Pairs per step."""
-    epochs: int = 10
-    """Passes over all pairs."""
+    epochs: int | None = None
+    """Passes over all pairs. None: ten (LoRA3D), and where the network asks for more steps than ten passes over few
+    pairs give, as many as give them (compact: 450, what ten passes over ten photographs give)."""
     alpha: float | None = None
     """Reward for confidence in the loss; a pixel's best confidence is alpha / error. None takes what the network was
     trained with, because another value would shift all confidences: 1 for compact, else 0.2 (DUSt3R, MASt3R)."""
@@ -56,7 +58,7 @@ class FinetuneConfig:
     """Seed of the adapter's start and of the order of the pairs."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.epochs < 1 or not 0 < self.final_learning_rate <= self.learning_rate:
+        if self.batch_size < 1 or (self.epochs or 1) < 1 or not 0 < self.final_learning_rate <= self.learning_rate:
             raise InputError(
                 found=f"batch_size={self.batch_size}, epochs={self.epochs}, "
                 f"learning rates {self.learning_rate} to {self.final_learning_rate}",
@@ -101,7 +103,7 @@ def finetune(
     """Fit an adapter (injected where there is none) to pseudo labels, in place, on the network's device.
 
     Deterministic by `config.seed`. With `checkpoint`, the state is kept there after every epoch, and a rerun with the
-    same inputs continues from it to the same result. `advance` counts pairs, len(labels) * epochs in all. Raises
+    same inputs continues from it to the same result. `advance` counts pairs, len(labels) * `planned_epochs`. Raises
     InputError when no label has a valid pixel.
     """
     config = config or FinetuneConfig()
@@ -163,6 +165,14 @@ def finetune_triplets(
     return _fit(network, prepare, config, lambda count: _report(advance, count), 0, checkpoint)
 
 
+def planned_epochs(network: PointmapNetwork, count: int, config: FinetuneConfig) -> int:
+    """Passes over `count` pairs or triplets: those asked for, or as many as the network needs."""
+    if config.epochs is not None:
+        return config.epochs
+    per_epoch = -(-count // config.batch_size)
+    return max(USUAL_EPOCHS, -(-getattr(network, "adaptation_steps", 0) // per_epoch))
+
+
 def triplet_count(pairs: Sequence[ImagePair]) -> int:
     """Triplets an epoch."""
     return len(draw_triplets(pairs, torch.Generator().manual_seed(0)))
@@ -186,10 +196,12 @@ def _fit(
     lesson = prepare()
     state = load_training(checkpoint, lesson.fingerprint, network, optimizer)
     state = state or TrainingState(lesson.fingerprint, [], 0.0)
-    report((idle + len(lesson.items(torch.Generator()))) * len(state.losses))
-    while len(state.losses) < config.epochs:
+    count = idle + len(lesson.items(torch.Generator()))
+    epochs = planned_epochs(network, count, config)
+    report(count * len(state.losses))
+    while len(state.losses) < epochs:
         start = time.perf_counter()
-        loss = _epoch(lesson, optimizer, config, len(state.losses), report)
+        loss = _epoch(lesson, optimizer, config, len(state.losses), epochs, report)
         watcher().loss(len(state.losses), loss)
         seconds = state.seconds + time.perf_counter() - start
         state = TrainingState(lesson.fingerprint, [*state.losses, loss], seconds)
@@ -204,13 +216,14 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     config: FinetuneConfig,
     epoch: int,
+    epochs: int,
     report: Callable[[int], None],
 ) -> float:
     """One pass over all items; returns the mean loss."""
     batches = _batches(lesson, config, epoch)
     total = 0.0
     for index, batch in enumerate(batches):
-        rate = _learning_rate(config, epoch * len(batches) + index, config.epochs * len(batches))
+        rate = _learning_rate(config, epoch * len(batches) + index, epochs * len(batches))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)

@@ -99,6 +99,7 @@ class CompactNetwork(nn.Module):
     """trained with alpha 1: log-confidence is about -log(relative error), and 0 where there is no surface"""
     confidence_cutoff: float | None = None
     confidence_alpha = 1.0  # as trained (pretraining/config.py)
+    adaptation_steps = 450
 
     def __init__(self, architecture: CompactArchitecture | None = None) -> None:
         super().__init__()
