@@ -85,7 +85,7 @@ class Settings:
 SHIPPED = Settings()
 SETTINGS = {
     "shipped": SHIPPED,
-    "without tracks": replace(SHIPPED, tracks=False),
+    "without tracks": replace(SHIPPED, tracks=False, finetune=FinetuneConfig(epochs=10)),
     "alpha 0.2": replace(SHIPPED, finetune=FinetuneConfig(alpha=0.2)),
     "rate 3e-4": replace(SHIPPED, finetune=FinetuneConfig(learning_rate=3e-4)),
     "rank 4": replace(SHIPPED, finetune=FinetuneConfig(rank=4, lora_alpha=4)),
@@ -94,7 +94,7 @@ SETTINGS = {
     "30 epochs": replace(SHIPPED, finetune=FinetuneConfig(epochs=30)),
     "keep 0.4": replace(SHIPPED, labels=PseudoLabelConfig(keep=0.4)),
     "agreement 0.6": replace(SHIPPED, labels=PseudoLabelConfig(agreement=0.6)),
-    "triplet": replace(SHIPPED, adapt="triplet"),
+    "triplet": replace(SHIPPED, adapt="triplet", finetune=FinetuneConfig(epochs=10)),
 }
 
 
@@ -242,6 +242,8 @@ class Study:
             return self.adapted(lambda: finetune_triplets(self.network, views, training, settings.finetune))
         own = self.robust.scene, self.robust.confidence
         teacher, confidence = self.tracked if self.tracked and settings.tracks else own
+        if teacher is self.robust.scene and settings.tracks:
+            return "no tracks to learn from"
         labels = make_pseudo_labels(self.scene.views, teacher, confidence, settings.labels)
         reason = degenerate(labels, len(teacher.pairs), settings.labels)
         labels = [label for label in labels if label.pair in self.training]

@@ -41,6 +41,7 @@ from lora3d_splat.images.straighten import notable, straight_view
 from lora3d_splat.known_cameras import KnownCamerasConfig, anchored, camera_priors
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
 from lora3d_splat.lora.finetune import (
+    USUAL_EPOCHS,
     FinetuneConfig,
     FinetuneResult,
     finetune,
@@ -235,7 +236,7 @@ class _Run:
             labels = self._labels(teacher)
             adapter, adapted, again = None, self._refusal(teacher, labels), predictions
             if adapted is None:
-                adapter = self._finetune(labels)
+                adapter = self._finetune(labels, self._schedule(teacher))
                 advance(1)
                 again = self._predict(self._pass(), pairs, "second prediction")
                 advance(1)
@@ -453,7 +454,13 @@ class _Run:
         cutoff = self.network.confidence_cutoff
         return make_pseudo_labels(self.views, robust.scene, robust.confidence, self.config.pseudo_labels, cutoff)
 
-    def _refusal(self, robust: _Pass, labels: tuple[PseudoLabels, ...]) -> _Skipped | None:
+    def _schedule(self, teacher: _Pass) -> FinetuneConfig:
+        """More passes over few pairs only where the teacher knows more than the network (docs/adaptation.md)."""
+        settings = self.config.finetune
+        on_tracks = self.config.adapt == "pseudo-labels" and teacher.name == TRACKED_ROBUST
+        return settings if on_tracks else replace(settings, epochs=settings.epochs or USUAL_EPOCHS)
+
+    def _refusal(self, teacher: _Pass, labels: tuple[PseudoLabels, ...]) -> _Skipped | None:
         """Why the network is not fine-tuned, None where nothing speaks against it."""
         if self.config.adapt == "none":
             return _Skipped(ADAPTED, "fine-tuning is switched off by the settings")
@@ -462,26 +469,29 @@ class _Run:
         if self.config.adapt == "triplet":
             alone = "no view is the reference of two training pairs, so there is nothing to compare"
             return None if can_form_triplets(self.training) else _Skipped(ADAPTED, alone)
-        reason = degenerate(labels, len(robust.scene.pairs), self.config.pseudo_labels)
+        if getattr(self.network, "adaptation_needs_tracks", False) and teacher.name != TRACKED_ROBUST:
+            alone = "its pairs share their errors, so it learns from feature tracks alone, and there are none"
+            return _Skipped(ADAPTED, f"{self.network.name} is not fine-tuned: {alone}")
+        reason = degenerate(labels, len(teacher.scene.pairs), self.config.pseudo_labels)
         if reason is None and not any(label.pair in self.training for label in labels):
             reason = "only pairs left out of the fine-tuning have enough trusted pixels"
         return None if reason is None else _Skipped(ADAPTED, reason)
 
-    def _finetune(self, labels: tuple[PseudoLabels, ...]) -> Path:
+    def _finetune(self, labels: tuple[PseudoLabels, ...], settings: FinetuneConfig) -> Path:
         """Put an adapter into the network, trained on the training pairs now or before, and return its folder."""
         config = self.config
         labels = tuple(label for label in labels if label.pair in self.training)
         lesson = labels if config.adapt == "pseudo-labels" else (config.adapt, self.training)
         views = [_view_identity(view) for view in self.views]
-        key = digest(self.network_key, views, config.finetune, lesson)
+        key = digest(self.network_key, views, settings, lesson)
         folder = self.cache.folder / "adapters" / key
         if self._stored_adapter(folder, key):
             return folder
         checkpoint = self.cache.folder / "finetuning" / f"{key}.pt"
         per_epoch = len(labels) or triplet_count(self.training)
-        epochs = planned_epochs(self.network, per_epoch, config.finetune)
+        epochs = planned_epochs(self.network, per_epoch, settings)
         with stage("fine-tuning", per_epoch * epochs) as advance:
-            result = self._taught(labels, advance, checkpoint)
+            result = self._taught(labels, settings, advance, checkpoint)
         save_adapter(self.network, folder)
         self.cache.store("finetuning", key, result.losses, result.seconds)
         checkpoint.unlink(missing_ok=True)
@@ -489,9 +499,10 @@ class _Run:
         self.network_key = network_digest(self.network)
         return folder
 
-    def _taught(self, labels: tuple[PseudoLabels, ...], advance: Advance, checkpoint: Path) -> FinetuneResult:
+    def _taught(
+        self, labels: tuple[PseudoLabels, ...], settings: FinetuneConfig, advance: Advance, checkpoint: Path
+    ) -> FinetuneResult:
         """The fine-tuning that was asked for."""
-        settings = self.config.finetune
         if self.config.adapt == "triplet":
             return finetune_triplets(self.network, self.views, self.training, settings, advance, checkpoint)
         return finetune(self.network, self.views, labels, settings, advance, checkpoint)

@@ -100,6 +100,7 @@ class CompactNetwork(nn.Module):
     confidence_cutoff: float | None = None
     confidence_alpha = 1.0  # as trained (pretraining/config.py)
     adaptation_steps = 450
+    adaptation_needs_tracks = True  # its pairs share their errors, so their agreement neither teaches nor judges
 
     def __init__(self, architecture: CompactArchitecture | None = None) -> None:
         super().__init__()
