@@ -7,6 +7,10 @@ ATE is the RMSE of registered camera centres after Sim(3), over the extent of th
 the mean error of relative rotations; depth the median relative error after one common scale, before and after
 sharpening, and where sharpening claims confidence. Finished rows lie in the cache and are not computed again. Two rooms
 are rendered into the cache as well: plain walls and repeated texture, on which tracks must not be worse than none.
+
+    OMP_NUM_THREADS=1 python benchmarks/tracks.py ../shared/data --scenes redkitchen_a --frames all --views 12
+
+takes held-out photographs as well, twelve of 640x480: their CPU seconds are what tracks and sharpening cost.
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of scenes, each with scene.json")
     parser.add_argument("--scenes", nargs="+", default=list(SCENES))
     parser.add_argument("--views", type=int, nargs="+", default=[0, 6, 3], help="0 is all training views")
+    parser.add_argument("--frames", choices=("train", "all"), default="train", help="which photographs of a scene")
     parser.add_argument("--cache", type=Path, default=Path("outputs/tracks"))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -57,9 +62,10 @@ def main() -> None:
             folder = options.cache / "rendered" / name
             write_walls(folder.parent, name)
         for count in options.views if name not in WALLS else (0,):
-            frames = spaced(training_frames(folder), count)
+            frames = spaced(scene_frames(folder, options.frames), count)
             for method, work in (("mapper", mapper_rows), ("ours", our_rows)):
-                path = options.cache / f"{name}_{len(frames)}_{method}.json"
+                every = "_of_all" if options.frames == "all" else ""
+                path = options.cache / f"{name}_{len(frames)}{every}_{method}.json"
                 if not path.is_file():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(json.dumps(work(folder, frames)))
@@ -67,9 +73,10 @@ def main() -> None:
     show(rows)
 
 
-def training_frames(folder: Path) -> list[dict[str, Any]]:
-    """The frames of a scene that a method may see."""
-    return [frame for frame in json.loads((folder / "scene.json").read_text())["frames"] if frame["split"] == "train"]
+def scene_frames(folder: Path, which: str) -> list[dict[str, Any]]:
+    """The frames of a scene that a method may see: those for training, or all."""
+    frames = json.loads((folder / "scene.json").read_text())["frames"]
+    return [frame for frame in frames if which == "all" or frame["split"] == "train"]
 
 
 def spaced(frames: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

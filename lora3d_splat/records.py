@@ -145,6 +145,8 @@ class SparseScene:
     """(M,)"""
     mark_pixels: Tensor
     """(M, 2) float64 photograph pixels"""
+    explained: float = 1.0
+    """share of the verified marks of placed views that belong to points that hold"""
 
 
 @dataclass(frozen=True)

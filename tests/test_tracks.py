@@ -326,6 +326,19 @@ def test_a_map_of_few_views_does_not_overrule_the_alignment_of_many() -> None:
     assert sum(asked.placed) == 2
 
 
+def test_a_map_that_contradicts_its_marks_is_not_believed_unasked() -> None:
+    scene = make_track_scene(3)
+    sparse = solved(scene)
+    assert sparse is not None
+    assert sparse.explained > 0.99
+    contradicted = replace(sparse, explained=0.65)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
+        patch.setattr("lora3d_splat.alignment.tracks.find.solve_tracks", lambda *_: contradicted)
+        assert find_tracks(scene.views, aligned(scene), (), AlignmentConfig()) is None
+        assert find_tracks(scene.views, aligned(scene), (), AlignmentConfig(), "on") is contradicted
+
+
 def test_tracks_win_over_wrong_poses_and_an_unplaced_view_follows_by_pointmaps() -> None:
     """Poses of the alignment are off by a lot; view 3 has no features: all four end where they are."""
     scene = make_track_scene(4, seen=[slice(None), slice(None), slice(None), slice(0, 3)])

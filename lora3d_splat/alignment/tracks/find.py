@@ -24,6 +24,10 @@ CONVINCING_SHARE = 0.5
 """Views that it must place, per view of the alignment: two views alone tell neither focal length nor scale."""
 
 
+CONVINCING_EXPLAINED = 0.8
+"""Share of the verified marks that the map must explain: repeated texture matches by the hundred, but not as one."""
+
+
 def find_tracks(
     views: Sequence[View],
     scene: AlignedScene,
@@ -35,7 +39,7 @@ def find_tracks(
     focal length, and pointmaps how far apart views are that share no point.
 
     None where `mode` is off, where two views cannot be placed, and in the mode auto where the map has too few points or
-    views to be believed: then the pointmap alignment stands as it is.
+    views, or contradicts too many marks, to be believed: then the pointmap alignment stands as it is.
     """
     if mode == "off":
         return None
@@ -75,6 +79,7 @@ def lenses(views: Sequence[View], scene: AlignedScene, config: AlignmentConfig) 
 
 
 def _convincing(sparse: SparseScene, scene: AlignedScene) -> bool:
-    """Whether the map has points enough, and views enough to overrule the alignment of the others."""
+    """Whether the map agrees with its marks, has points enough, and views enough to overrule the alignment."""
     enough_views = sum(sparse.placed) >= CONVINCING_SHARE * sum(scene.registered)
-    return enough_views and len(sparse.points_world) >= CONVINCING_POINTS * sum(sparse.placed)
+    enough_points = len(sparse.points_world) >= CONVINCING_POINTS * sum(sparse.placed)
+    return enough_views and enough_points and sparse.explained >= CONVINCING_EXPLAINED

@@ -153,8 +153,11 @@ def solve_tracks(
     best = _mapped(views, found, lenses) if found.couples else None
     if best is None:
         return None
+    mine = best.rig.placed[found.marks.view]
+    explained = float(best.held[mine].mean()) if mine.any() else 0.0
     richer, better = _guided(views, matching, depths, best, lenses)
-    return _record(views, richer.tracks, better) or _record(views, found.tracks, best)
+    sparse = _record(views, richer.tracks, better) or _record(views, found.tracks, best)
+    return None if sparse is None else replace(sparse, explained=explained)
 
 
 def _guided(
