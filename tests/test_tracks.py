@@ -23,6 +23,7 @@ from lora3d_splat.alignment.tracks import (
 )
 from lora3d_splat.alignment.tracks.bend import bend_depth
 from lora3d_splat.alignment.tracks.bundle import BundleConfig, _derivatives, adjust
+from lora3d_splat.alignment.tracks.guided import guided_matches
 from lora3d_splat.alignment.tracks.mapper import resect
 from lora3d_splat.alignment.tracks.problem import Marks, Rig, camera_points, errors, project, slopes_of, unplaced
 from lora3d_splat.alignment.tracks.sharpen import sharpen
@@ -337,6 +338,37 @@ def test_a_map_that_contradicts_its_marks_is_not_believed_unasked() -> None:
         patch.setattr("lora3d_splat.alignment.tracks.find.solve_tracks", lambda *_: contradicted)
         assert find_tracks(scene.views, aligned(scene), (), AlignmentConfig()) is None
         assert find_tracks(scene.views, aligned(scene), (), AlignmentConfig(), "on") is contradicted
+
+
+def test_known_cameras_settle_ambiguous_matches() -> None:
+    """Twins of a third of the points have nearly their descriptors: alone they match nothing, with cameras all do."""
+    scene = make_track_scene(4, noise=0.2)
+    generator = np.random.default_rng(2)
+    features = []
+    for item in scene.features:
+        shift = 0.55 * generator.normal(size=(100, 128)).astype(np.float32) / 128**0.5
+        near = item.descriptors.copy()
+        near[:100] += 0.45 * generator.normal(size=(100, 128)).astype(np.float32) / 128**0.5
+        near[:100] /= np.linalg.norm(near[:100], axis=1, keepdims=True)
+        twins = near[:100] + shift
+        twins /= np.linalg.norm(twins, axis=1, keepdims=True)
+        places = generator.uniform([0, 0], [WIDTH, HEIGHT], (100, 2))
+        features.append(
+            Features(
+                np.concatenate([item.pixels, places]),
+                np.concatenate([item.size, item.size[:100]]),
+                np.concatenate([near, twins]),
+            )
+        )
+    scene = replace(scene, features=tuple(features))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve, "detect", lambda view: scene.features[int(view.digest)])
+        matching = solve.match_views(scene.views)
+    alone = sum(len(pair.matches) for pair in matching.pairs)
+    guided = guided_matches(scene.views, scene.features, rig_of(scene), matching.candidates)
+    true = sum(int((pair.matches[:, 0] == pair.matches[:, 1]).sum()) for pair in guided)
+    assert true > 1.1 * alone
+    assert true > 0.99 * sum(len(pair.matches) for pair in guided)
 
 
 def test_tracks_win_over_wrong_poses_and_an_unplaced_view_follows_by_pointmaps() -> None:

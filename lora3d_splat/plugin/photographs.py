@@ -63,7 +63,7 @@ def prepare_mask(view: View, photograph: PreparedPhotograph, folder: Path) -> Pa
         counted = np.where(np.asarray(mask.resize(size, Image.Resampling.NEAREST)) >= OPAQUE, 255, 0).astype(np.uint8)
     if view.radial:
         affine = PixelAffine(photograph.scale_x, photograph.scale_y, 0.0, 0.0)
-        counted = resampled(counted, source_pixels(view, affine, counted.shape, view.radial), cv2.INTER_NEAREST)
+        counted = resampled(counted, source_pixels(view, affine, size[::-1], view.radial), cv2.INTER_NEAREST)
     file = folder / f"mask-{hashlib.sha256(counted.tobytes()).hexdigest()[:32]}-{size[0]}x{size[1]}.png"
     if not _holds(file, size):
         with atomic_file(file) as temporary:

@@ -156,7 +156,9 @@ def solve_tracks(
     mine = best.rig.placed[found.marks.view]
     explained = float(best.held[mine].mean()) if mine.any() else 0.0
     richer, better = _guided(views, matching, depths, best, lenses)
-    sparse = _record(views, richer.tracks, better) or _record(views, found.tracks, best)
+    both = _record(views, richer.tracks, better), _record(views, found.tracks, best)
+    # The richer one comes first, and loses only where it has lost a view.
+    sparse = max((item for item in both if item is not None), key=lambda item: sum(item.placed), default=None)
     return None if sparse is None else replace(sparse, explained=explained)
 
 
