@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -99,6 +100,39 @@ def test_dot_splat_keeps_what_it_can(tmp_path: Path) -> None:
     (tmp_path / "cut.splat").write_bytes((tmp_path / "a.splat").read_bytes()[:-3])
     with pytest.raises(InputError, match="32 bytes"):
         read_dot_splat(tmp_path / "cut.splat")
+
+
+def test_dot_splat_has_the_published_layout(tmp_path: Path) -> None:
+    """Read byte by byte, with nothing of ours: the one Gaussian's position, size, colour, opacity and rotation."""
+    splat = random_splat(1)
+    splat.sh_dc[:] = (0.5 / SH_C0, 0.0, -0.5 / SH_C0)
+    splat.opacity_logit[:] = 0.0
+    splat.quaternion_wxyz[:] = (0.5, -0.5, 0.75, 0.0)
+    write_dot_splat(tmp_path / "a.splat", splat)
+    x, y, z, *sizes, red, green, blue, alpha, w, i, j, k = struct.unpack("<6f8B", (tmp_path / "a.splat").read_bytes())
+    assert [x, y, z] == splat.means[0].tolist()
+    np.testing.assert_allclose(np.log(sizes), splat.log_scale[0], rtol=1e-6)
+    assert (red, green, blue, alpha) == (255, 128, 0, 128)
+    length = (0.25 + 0.25 + 0.5625) ** 0.5
+    assert (w, i, j, k) == tuple(round(128 + 128 * q / length) for q in (0.5, -0.5, 0.75, 0.0))
+
+
+def test_another_program_reads_dot_splat(tmp_path: Path) -> None:
+    """Converted to PLY by GaussForge and read by plyfile, every Gaussian is where it was and looks as it did."""
+    gaussforge, plyfile = pytest.importorskip("gaussforge"), pytest.importorskip("plyfile")
+    write_dot_splat(tmp_path / "a.splat", random_splat())
+    ours = read_dot_splat(tmp_path / "a.splat")
+    converted = gaussforge.GaussForge().convert((tmp_path / "a.splat").read_bytes(), "splat", "ply")
+    vertices = plyfile.PlyData.read(io.BytesIO(converted["data"]))["vertex"]
+
+    def columns(*names: str) -> np.ndarray:
+        return np.stack([vertices[name] for name in names], 1)
+
+    np.testing.assert_array_equal(columns("x", "y", "z"), ours.means)
+    np.testing.assert_allclose(columns("scale_0", "scale_1", "scale_2"), ours.log_scale, atol=1e-6)
+    np.testing.assert_allclose(columns("rot_0", "rot_1", "rot_2", "rot_3"), ours.quaternion_wxyz, atol=1e-6)
+    np.testing.assert_allclose(columns("f_dc_0", "f_dc_1", "f_dc_2"), ours.sh_dc, atol=1e-6)
+    np.testing.assert_allclose(vertices["opacity"], ours.opacity_logit, atol=1e-5)
 
 
 def test_a_moved_scene_looks_the_same_from_the_moved_camera() -> None:

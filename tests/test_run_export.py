@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,19 @@ def test_pycolmap_reads_the_model(run: Path, exported: Path) -> None:
         )
     points = np.stack([point.xyz for _, point in sorted(model.points3D.items())])
     np.testing.assert_allclose(points, read_splat_ply(run / "splat.ply").means)
+
+
+def test_cameras_json_is_plain_json(run: Path, exported: Path) -> None:
+    """Read with nothing of ours: the held-out camera included, poses as 4 x 4 matrices, pixels of the photographs."""
+    document = json.loads((exported / "cameras.json").read_text())
+    wanted = read_scene_json(run / "cameras.json")[1]
+    assert (document["format"], document["axes"]) == (1, "opencv")
+    assert [view["file"] for view in document["views"]] == [camera.file for camera in wanted]
+    for view, camera in zip(document["views"], wanted, strict=True):
+        np.testing.assert_array_equal(view["T_world_camera"], camera.T_world_camera)
+        assert [view[name] for name in ("fx", "fy", "cx", "cy", "width", "height")] == [
+            camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height,
+        ]  # fmt: skip
 
 
 def test_nerfstudio_reads_the_transforms(run: Path, exported: Path) -> None:
