@@ -58,7 +58,9 @@ def in_child(work: Callable[[pytest.MonkeyPatch], object]) -> int:
 def command(folder: Path, timestamp: str, patch: pytest.MonkeyPatch):
     """The configuration of the command that a user would repeat; only the time of the run differs."""
     fake_self_calibration(patch, folder / "calibration")
-    return run_config(folder, max_num_iterations=STEPS, steps_per_save=SAVE_EVERY, timestamp=timestamp)
+    config = run_config(folder, max_num_iterations=STEPS, steps_per_save=SAVE_EVERY, timestamp=timestamp)
+    config.logging.local_writer.enable = True  # it has something to say even where no step is left
+    return config
 
 
 def killed_training(folder: Path, place: str) -> Callable[[pytest.MonkeyPatch], object]:

@@ -12,6 +12,7 @@ from typing import Literal, Type  # noqa: UP035
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 
 from lora3d_splat.console import interrupted, note
 from lora3d_splat.memory import keep_freed_memory
@@ -100,6 +101,7 @@ class Lora3DTrainer(Trainer):
         if self._resumed is not None:
             self.config.max_num_iterations = max(0, self.config.max_num_iterations - self._start_step)
             self.step = self._start_step - 1
+            writer.GLOBAL_BUFFER["step"] = self.step  # its last line asks for it also where no step is left
         with ending_on_interrupt():
             super().train()
 
