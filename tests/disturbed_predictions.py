@@ -139,7 +139,8 @@ def true_errors(scene: TrueScene, prediction: PairPrediction) -> tuple[Tensor, T
 
 
 def camera_errors(scene: TrueScene, aligned: AlignedScene) -> dict[str, float]:
-    """Centre RMSE after Sim(3) over the extent of the trajectory, mean relative rotation in degrees, focal error."""
+    """Centre RMSE after Sim(3) over the extent of the trajectory, the same of every second view, mean relative rotation
+    in degrees, largest focal error."""
     true, found = torch.from_numpy(scene.T_world_camera), aligned.T_world_camera
     fit = align_trajectories(found[:, :3, 3], true[:, :3, 3])
     gap = (fit.apply(found[:, :3, 3]) - true[:, :3, 3]).norm(dim=-1)
@@ -149,6 +150,7 @@ def camera_errors(scene: TrueScene, aligned: AlignedScene) -> dict[str, float]:
     relative = [T[first, :3, :3].transpose(1, 2) @ T[second, :3, :3] for T in (true, found)]
     return {
         "centre": float(gap.square().mean().sqrt() / extent),
+        "second": float(gap[1::2].square().mean().sqrt() / extent),
         "rotation": float(rotation_angle_deg(*relative).mean()),
         "focal": float((aligned.focal / torch.from_numpy(scene.focal) - 1).abs().max()),
     }

@@ -149,3 +149,15 @@ def test_a_file_that_is_none_is_refused(scene, tmp_path, damage: str):
     path.write_bytes(b"no archive") if damage == "file" else np.savez(path, **arrays)
     with pytest.raises(InputError):
         read_pairs(path)
+
+
+def test_a_network_without_confidence_is_aligned(scene):
+    """All of it 1: every pixel counts alike. All below 1: no weight in the field's terms, and the way out is named."""
+    arrays = arrays_of(scene, predict_disturbed(scene, 0, replace(EXACT, noise=0.005)))
+    silent = {name: np.ones_like(values) for name, values in arrays.items() if name.startswith("conf")}
+    source = pairs_from_arrays(arrays | silent)
+    aligned, _ = align(source.predictions, SMALL, views=source.views, priors=source.priors)
+    assert all(aligned.registered)
+    assert camera_errors(scene, aligned)["centre"] < 0.01
+    with pytest.raises(InputError, match=r"1 \+ exp\(x\)"):
+        pairs_from_arrays(arrays | {name: 0.9 * values for name, values in silent.items()})

@@ -1,10 +1,11 @@
 """Pair predictions of any network in one .npz file, and the aligned scene in another.
 
 In: `edges` (E, 2) views i, j of each ordered pair; `pts_i`, `pts_j` (E, H, W, 3) points of either view, both in the
-frame of camera i; `conf_i`, `conf_j` (E, H, W) raw confidences, at least 1. Optional, for N views: `size_wh` (N, 2) or
-(2,) width and height of each view's picture, `masks` (N, H, W) nonzero where pixels count, `focals` (N,) and
-`cam2world` (N, 4, 4) where known, NaN elsewhere. A picture smaller than the maps fills their upper left corner, the
-rest is padding; of a larger one the maps are a resize, and its focal, in and out, is in the picture's pixels.
+frame of camera i; `conf_i`, `conf_j` (E, H, W) raw confidences, at least 1; where all are 1 they say nothing, and all
+pixels count alike. Optional, for N views: `size_wh` (N, 2) or (2,) width and height of each view's picture, `masks`
+(N, H, W) nonzero where pixels count, `focals` (N,) and `cam2world` (N, 4, 4) where known, NaN elsewhere. A picture
+smaller than the maps fills their upper left corner, the rest is padding; of a larger one the maps are a resize, and its
+focal, in and out, is in the picture's pixels.
 
 Out: `cam2world` (N, 4, 4) OpenCV, `focals` (N,) pixels, `pts3d` (N, H, W, 3) world, `depth` (N, H, W), `calibrated_i`,
 `calibrated_j` (E, H, W), zero for pairs that took no part; `registered` (N,), `reasons` (N,).
@@ -68,6 +69,7 @@ def pairs_from_arrays(arrays: Mapping[str, np.ndarray]) -> PairsFile:
             raise _unusable(f"{name} of shape {arrays[name].shape}, where {wanted} was expected")
     views = tuple(_view(index, grid, arrays, count) for index in range(count))
     clouds = {name: torch.from_numpy(np.asarray(arrays[name], np.float32)) for name in REQUIRED[1:]}
+    clouds |= _confidences(clouds)
 
     def side(name: str, edge: int, view: int) -> Tensor:
         height, width = views[view].size
@@ -120,6 +122,20 @@ def _view_count(arrays: Mapping[str, np.ndarray], edges: np.ndarray) -> int:
         if name in arrays and arrays[name].shape[: len(shape)] != shape:
             raise _unusable(f"{name} of shape {arrays[name].shape} for {count} views")
     return count
+
+
+def _confidences(clouds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Both arrays of confidences; those of a network that gives none, all 1, become e, of logarithm 1."""
+    found = {name: clouds[name] for name in ("conf_i", "conf_j")}
+    highest = max(float(values.nan_to_num(0.0).max()) for values in found.values())
+    if highest < 1:
+        raise InputError(
+            f"confidences of at most {highest:.3g}",
+            "raw confidences c of 1 and more, whose logarithm is a pixel's weight",
+            "store 1 + exp(x) of the network's x, or 1 everywhere where it gives none",
+        )
+    silent = all(bool((values == 1).all()) for values in found.values())
+    return {name: torch.full_like(values, torch.e) for name, values in found.items()} if silent else found
 
 
 def _view(index: int, grid: tuple[int, ...], arrays: Mapping[str, np.ndarray], count: int) -> View:
