@@ -138,13 +138,15 @@ def test_padding_masks_and_priors_of_a_file_are_honoured(scene, tmp_path):
         np.testing.assert_allclose(result["focals"], scene.focal)
 
 
-@pytest.mark.parametrize("damage", ["missing", "shape", "file"])
+@pytest.mark.parametrize("damage", ["missing", "shape", "file", "itself"])
 def test_a_file_that_is_none_is_refused(scene, tmp_path, damage: str):
     arrays = arrays_of(scene, predict_disturbed(scene, 0, EXACT, [ImagePair(0, 1), ImagePair(1, 0)]))
     if damage == "missing":
         arrays.pop("conf_j")
     if damage == "shape":
         arrays["pts_j"] = arrays["pts_j"][:, :10]
+    if damage == "itself":
+        arrays["edges"][0] = 1
     path = tmp_path / "pairs.npz"
     path.write_bytes(b"no archive") if damage == "file" else np.savez(path, **arrays)
     with pytest.raises(InputError):

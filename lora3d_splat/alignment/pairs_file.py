@@ -61,6 +61,8 @@ def pairs_from_arrays(arrays: Mapping[str, np.ndarray]) -> PairsFile:
     edges = np.asarray(arrays["edges"])
     if edges.ndim != 2 or edges.shape[1] != 2 or len(edges) == 0 or not np.issubdtype(edges.dtype, np.integer):
         raise _unusable(f"edges of shape {edges.shape} and type {edges.dtype}")
+    if bool((edges[:, 0] == edges[:, 1]).any()):
+        raise _unusable(f"a pair of view {int(edges[edges[:, 0] == edges[:, 1]][0, 0])} with itself")
     grid = tuple(arrays["pts_i"].shape[1:3])
     count = _view_count(arrays, edges)
     for name in REQUIRED[1:]:
