@@ -22,6 +22,8 @@ from lora3d_splat.networks.compact import load_compact
 def average_weights(first: Path, second: Path, share: float, target: Path) -> None:
     """Write (1 - share) first + share second in float16, with the first file's settings and the second's training.
 
+    The metadata's `averaged` is [1 - share, share, the second's metadata], and last the first file's own, where it has one.
+
     Raises InputError for a share outside [0, 1] and for networks of different architectures.
     """
     if not 0.0 <= share <= 1.0:
@@ -35,7 +37,9 @@ def average_weights(first: Path, second: Path, share: float, target: Path) -> No
         )
     added = other.state_dict()
     weights = {name: value.lerp(added[name], share).half().contiguous() for name, value in one.state_dict().items()}
-    save_file(weights, str(target), _metadata(first) | {"averaged": json.dumps([1 - share, share, _metadata(second)])})
+    base, earlier = _metadata(first), _metadata(first).get("averaged")
+    history = [1 - share, share, _metadata(second), *([json.loads(earlier)] if earlier else [])]
+    save_file(weights, str(target), base | {"averaged": json.dumps(history)})
 
 
 def _metadata(path: Path) -> dict[str, str]:
