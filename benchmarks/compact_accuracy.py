@@ -21,7 +21,7 @@ from lora3d_splat.console import note, warn
 from lora3d_splat.geometry.procrustes import weighted_similarity
 from lora3d_splat.networks.compact import CompactNetwork, load_compact
 from lora3d_splat.pretraining.config import PretrainConfig
-from lora3d_splat.pretraining.data import make_batch
+from lora3d_splat.pretraining.data import SceneTensors, make_batch
 from lora3d_splat.pretraining.evaluation import (
     as_row,
     constant_depth,
@@ -120,7 +120,7 @@ def point_rows(folder: Path, network: CompactNetwork, long_side: int) -> list[di
     )
     rows = []
     for i, j in neighbours(len(frames)):
-        batch = make_batch([(known, i, j)], None)
+        batch = make_batch([(SceneTensors.of(known), i, j)], None)
         with torch.no_grad():
             out = forward_pairs(network, batch)
         maps = (out.points_reference, out.confidence_reference, out.points_other, out.confidence_other)

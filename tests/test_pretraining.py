@@ -14,11 +14,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lora3d_splat.errors import InputError
-from lora3d_splat.networks.compact import CHECKPOINT, CompactArchitecture, CompactOutput, load_compact
+from lora3d_splat.networks.compact import (
+    CHECKPOINT,
+    CompactArchitecture,
+    CompactNetwork,
+    CompactOutput,
+    load_compact,
+)
 from lora3d_splat.pretraining import PretrainConfig, evaluate, pretrain
 from lora3d_splat.pretraining.average import average_weights
 from lora3d_splat.pretraining.curves import write_curves
 from lora3d_splat.pretraining.data import PairBatch, ScenePool, make_batch, move
+from lora3d_splat.pretraining.deepen import deepen
 from lora3d_splat.pretraining.evaluation import (
     constant_depth,
     evaluate_predictor,
@@ -29,7 +36,7 @@ from lora3d_splat.pretraining.evaluation import (
 from lora3d_splat.pretraining.losses import depth_loss, match_accuracy, match_loss, point_loss
 from lora3d_splat.pretraining.optimizer import orthogonalise
 from lora3d_splat.pretraining.preview import CAPTION, GAP, TILE, write_preview
-from lora3d_splat.pretraining.trainer import Trainer, learning_rate_factor
+from lora3d_splat.pretraining.trainer import Trainer, forward_pairs, learning_rate_factor
 
 SVG = "{http://www.w3.org/2000/svg}"
 TINY = CompactArchitecture(width=32, heads=2, encoder_depth=1, decoder_depth=1, match_width=16)
@@ -79,6 +86,16 @@ def test_point_loss_ignores_the_unit_of_length(batch: PairBatch) -> None:
     right = perfect(batch)
     wrong = replace(right, points_other=right.points_other + 0.5)
     assert point_loss(wrong, batch, 1.0) > once + 0.05
+
+
+def test_point_loss_counts_relative_to_distance(batch: PairBatch) -> None:
+    """Turning the other view's points by the same angle costs the same, however far away they are."""
+    right, angle = perfect(batch), 0.1
+    turn = torch.tensor([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]).float()
+    wrong = replace(right, points_other=right.points_other @ turn.T)
+    error = 2 * np.sin(angle / 2) * float(batch.partner(batch.valid).float().mean())
+    rise = float(point_loss(wrong, batch, 1.0) - point_loss(right, batch, 1.0)) / 2.0  # their confidence is 2
+    assert 0.5 * error < rise < 1.2 * error, "points straight above or below turn less"
 
 
 def test_point_loss_minimum_over_confidence_is_alpha_over_error(batch: PairBatch) -> None:
@@ -135,6 +152,39 @@ def test_orthogonalise_flattens_the_spectrum() -> None:
     singular = torch.linalg.svdvals(orthogonalise(torch.randn(2, 24, 40)).float())
     assert singular.min() > 0.5
     assert singular.max() < 1.4
+
+
+def test_a_deeper_network_says_at_first_what_the_shallower_one_said(batch: PairBatch) -> None:
+    """Added blocks change nothing until they are trained, and they can be: gradients reach them."""
+    torch.manual_seed(0)
+    shallow = CompactNetwork(TINY)
+    deep = deepen(shallow, replace(TINY, encoder_depth=2, decoder_depth=3))
+    before, after = (forward_pairs(network, batch) for network in (shallow, deep))
+    torch.testing.assert_close(before.points_other, after.points_other)
+    torch.testing.assert_close(before.match_logits, after.match_logits)
+    point_loss(after, batch, 1.0).backward()
+    assert deep.dec_blocks[2].mlp.fc2.weight.grad.norm() > 0
+    with pytest.raises(InputError, match="as wide"):
+        deepen(shallow, replace(TINY, width=64))
+    with pytest.raises(InputError, match="fewer blocks"):
+        deepen(deep, TINY)
+
+
+def test_workers_render_the_same_scenes_in_the_same_order(tmp_path: Path) -> None:
+    """A pool filled by processes holds what a pool filled in between the steps holds, also when it is rebuilt."""
+    alone = ScenePool(tiny(tmp_path))
+    helped = ScenePool(replace(tiny(tmp_path), workers=1))
+    rebuilt = ScenePool(replace(tiny(tmp_path), workers=1), helped.slots, helped.rendered)
+    for pool in (helped, rebuilt):
+        assert pool.slots == alone.slots
+        for one, other in zip(alone.scenes, pool.scenes, strict=True):
+            torch.testing.assert_close(one.scene.images, other.scene.images, rtol=0, atol=0)
+            assert one.pairs == other.pairs
+    rebuilt.extend(2, ((48, 32),))
+    assert [seed for seed, _ in rebuilt.slots] == [1, 2, 3, 4], "the oldest make room"
+    assert rebuilt.slots[-1][1] == (48, 32)
+    for pool in (helped, rebuilt):
+        pool.close()
 
 
 def test_learning_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
@@ -215,7 +265,7 @@ def test_the_preview_is_a_sheet_of_the_scenes_that_training_draws(tmp_path: Path
     assert sheet.shape == (3 * (TILE[0] + CAPTION + GAP), 6 * (TILE[1] + GAP), 3)
     first = ScenePool(config, slots=[(0, (96, 128))]).scenes[0]
     i, _ = first.pairs[len(first.pairs) // 2]
-    shown = Image.fromarray(first.scene.images[i]).resize((TILE[1], TILE[0]), Image.Resampling.BICUBIC)
+    shown = Image.fromarray(first.scene.images[i].numpy()).resize((TILE[1], TILE[0]), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(sheet[CAPTION : CAPTION + TILE[0], : TILE[1]], np.array(shown))
     assert not (tmp_path / "checkpoint.pt").exists()
 

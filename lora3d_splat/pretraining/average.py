@@ -22,7 +22,8 @@ from lora3d_splat.networks.compact import load_compact
 def average_weights(first: Path, second: Path, share: float, target: Path) -> None:
     """Write (1 - share) first + share second in float16, with the first file's settings and the second's training.
 
-    The metadata's `averaged` is [1 - share, share, the second's metadata], and last the first file's own, where it has one.
+    The metadata's `averaged` is [1 - share, share, the second's metadata], and last the first file's own, where it has
+    one.
 
     Raises InputError for a share outside [0, 1] and for networks of different architectures.
     """

@@ -8,9 +8,7 @@ from typing import Literal
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.networks.compact import CompactArchitecture
-
-Size = tuple[int, int]
-"""(height, width) in pixels"""
+from lora3d_splat.synthetic.workers import SceneOptions, Size
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,8 @@ class PretrainConfig:
     preview: int = 0
     """Instead of training, write a contact sheet of so many scenes into the folder; --preview alone means 8."""
     initial: Path | None = None
-    """Exported weights to go on from, such as those of an earlier training; None starts from nothing."""
+    """Exported weights to go on from, such as those of an earlier training; None starts from nothing. Where the
+    architecture asks for more blocks than they have, the new ones begin as no change."""
     hours: float = 2.0
     """Wall-clock budget; the learning rate is annealed to end with it. A resumed run continues its own budget."""
     steps: int | None = None
@@ -35,6 +34,9 @@ class PretrainConfig:
     """Compute in bfloat16 with float32 master weights."""
     threads: int = 1
     """CPU threads."""
+    workers: int = 0
+    """Processes that render scenes while the network trains, for a GPU; the training takes whatever is ready, which
+    depends on the clock. 0 renders between steps, and the same settings give the same course."""
     pairs: int = 8
     """Unordered view pairs per step; both orders of each are trained."""
     sizes: tuple[Size, ...] = ((96, 128), (128, 96), (112, 112), (80, 128))
@@ -50,6 +52,8 @@ class PretrainConfig:
     keeps what it began with."""
     photographs: Path | None = None
     """Folder of photographs, of a licence that allows it, to cut every other texture from; None draws all of them."""
+    texture_sets: int = 1
+    """How many times the usual number of textures there are; long trainings want more."""
     motion: tuple[float, float] = (0.08, 1.0)
     """How far a series moves, as a share of the distance to what it shows; log-uniform between the two."""
     pool_scenes: int = 480
@@ -57,7 +61,7 @@ class PretrainConfig:
     first_scenes: int = 32
     """Scenes rendered before the first step."""
     steps_per_scene: int = 3
-    """A new scene is rendered every so many steps."""
+    """A new scene is rendered every so many steps, without workers."""
     views: int = 6
     """Views per scene."""
     muon_rate: float = 3e-3
@@ -95,7 +99,12 @@ class PretrainConfig:
             raise InputError(f"preview={self.preview}", "a number of scenes, or 0 to train", "start from 8")
         if self.hours <= 0 or (self.steps is not None and self.steps < 1):
             raise InputError(f"hours={self.hours}, steps={self.steps}", "a positive budget", "give --hours or --steps")
-        if self.pairs < 1 or self.steps_per_scene < 1 or self.first_scenes < 1:
+        if min(self.pairs, self.steps_per_scene, self.first_scenes, self.texture_sets) < 1 or self.workers < 0:
             raise InputError(
                 "an empty batch or pool", "at least one pair and one scene", "raise pairs and first_scenes"
             )
+
+    @property
+    def scene_options(self) -> SceneOptions:
+        """What its scenes have in common."""
+        return SceneOptions(self.scenes, self.views, self.motion, self.photographs, self.texture_sets)

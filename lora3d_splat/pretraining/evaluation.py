@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lora3d_splat.geometry.procrustes import weighted_similarity
 from lora3d_splat.networks.compact import CompactNetwork, cell_rays
-from lora3d_splat.pretraining.config import PretrainConfig, Size
-from lora3d_splat.pretraining.data import PairBatch, ScenePool, make_batch
+from lora3d_splat.pretraining.config import PretrainConfig
+from lora3d_splat.pretraining.data import PairBatch, ScenePool, SceneTensors, make_batch
 from lora3d_splat.pretraining.losses import match_accuracy, mean_distance
 from lora3d_splat.pretraining.trainer import forward_pairs
 from lora3d_splat.synthetic.pairs import scene_pairs
-from lora3d_splat.synthetic.render import SyntheticScene, render_scene
+from lora3d_splat.synthetic.render import render_scene
+from lora3d_splat.synthetic.workers import Size
 
 Predictor = Callable[[PairBatch], tuple[Tensor, Tensor, Tensor, Tensor]]
 """points and confidence of the reference, then of the other view, all in the reference frame, half resolution"""
@@ -47,13 +48,13 @@ class Accuracy:
 
 
 @lru_cache(maxsize=4)
-def heldout_pairs(scenes: int, size: Size) -> tuple[tuple[SyntheticScene, int, int], ...]:
+def heldout_pairs(scenes: int, size: Size) -> tuple[tuple[SceneTensors, int, int], ...]:
     """Two random usable pairs of each of `scenes` held-out scenes."""
     rng, found = np.random.default_rng(5), []
     for seed in range(scenes):
         scene = render_scene(seed, size, 6, "heldout")
         pairs = scene_pairs(scene)
-        found += [(scene, *pairs[k]) for k in rng.permutation(len(pairs))[:2]]
+        found += [(SceneTensors.of(scene), *pairs[k]) for k in rng.permutation(len(pairs))[:2]]
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""Training losses: confidence-weighted scale-normalised regression (DUSt3R) and match cross-entropy."""
+"""Training losses: confidence-weighted regression of points up to scale (DUSt3R) and match cross-entropy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch import Tensor
 from lora3d_splat.networks.compact import CompactOutput
 from lora3d_splat.pretraining.data import PairBatch
 
+NEAREST = 0.1
+"""share of the mean distance below which points count as being that far away"""
 NOTHING_WEIGHT = 0.5
 """pull of log-confidence to zero where there is no surface (sky)"""
 
@@ -27,16 +29,31 @@ def confident_regression(error: Tensor, confidence: Tensor, valid: Tensor, alpha
 
 
 def point_loss(output: CompactOutput, batch: PairBatch, alpha: float) -> Tensor:
-    """Point regression of all 2B ordered pairs, row k having view k as reference. Invariant to the scale of either."""
+    """Point regression of all 2B ordered pairs, row k having view k as reference. Invariant to the scale of either.
+
+    Errors count relative to the true distance, as alignment counts them and as the tables do, so that a horizon does
+    not outweigh what stands in front of it and confidence follows the relative error.
+    """
     own, other = batch.points_own, batch.partner(batch.points_partner)
     valid_own, valid_other = batch.valid, batch.partner(batch.valid)
-    truth = mean_distance(own, other, valid_own, valid_other)[..., None]
-    guess = mean_distance(output.points_reference, output.points_other, valid_own, valid_other)[..., None]
-    first = (output.points_reference / guess - own / truth).square().sum(-1).add(1e-12).sqrt()
-    second = (output.points_other / guess - other / truth).square().sum(-1).add(1e-12).sqrt()
-    return confident_regression(first, output.confidence_reference, valid_own, alpha) + confident_regression(
-        second, output.confidence_other, valid_other, alpha
-    )
+    nearest = NEAREST * mean_distance(own, other, valid_own, valid_other)
+    distance = torch.cat([each.norm(dim=-1).flatten(1) for each in (own, other)], dim=1).clamp(min=nearest[..., 0])
+    truth = torch.cat([own.flatten(1, 2), other.flatten(1, 2)], dim=1) / distance[..., None]
+    points = torch.cat([output.points_reference.flatten(1, 2), output.points_other.flatten(1, 2)], dim=1)
+    points = points / distance[..., None]
+    valid = torch.cat([valid_own.flatten(1), valid_other.flatten(1)], dim=1)
+    error = (best_scale(points, truth, valid) * points - truth).square().sum(-1).add(1e-12).sqrt()
+    first, second = error.split([own[0, ..., 0].numel(), other[0, ..., 0].numel()], dim=1)
+    return confident_regression(
+        first.view_as(valid_own), output.confidence_reference, valid_own, alpha
+    ) + confident_regression(second.view_as(valid_other), output.confidence_other, valid_other, alpha)
+
+
+def best_scale(points: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """(B, 1, 1) factor that brings points (B, N, 3) nearest to the truth in least squares over the valid ones."""
+    weight = valid.to(points.dtype)
+    agreement = ((points * truth).sum(-1) * weight).sum(1)
+    return (agreement / (points.square().sum(-1) * weight).sum(1).clamp(min=1e-9)).clamp(min=1e-6)[:, None, None]
 
 
 def depth_loss(log_depth: Tensor, batch: PairBatch) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ from PIL import Image, ImageDraw
 from lora3d_splat.console import note
 from lora3d_splat.files import atomic_file
 from lora3d_splat.pretraining.config import PretrainConfig
-from lora3d_splat.pretraining.data import PooledScene, ScenePool
 from lora3d_splat.report.pictures import false_colours
 from lora3d_splat.synthetic.pairs import Sightings, sightings
 from lora3d_splat.synthetic.render import SyntheticScene
+from lora3d_splat.synthetic.workers import RenderedScene, render
 
 TILE = (120, 160)
 """(height, width) that every picture is fitted into"""
@@ -31,9 +30,9 @@ def write_preview(config: PretrainConfig) -> Path:
     Each row is one pair of views: both photographs, both depth maps (black = nothing), and both photographs with what
     the other view does not see darkened and dots of equal colour on equal surface points.
     """
-    pool = ScenePool(replace(config, pool_scenes=config.preview), slots=[])
-    pool.extend(config.preview, config.sizes + config.final_sizes)
-    rows = [_row(each) for each in pool.scenes]
+    sizes = config.sizes + config.final_sizes
+    first = config.seed * 10**7
+    rows = [_row(render(config.scene_options, first + k, sizes[k % len(sizes)])) for k in range(config.preview)]
     sheet = np.full((sum(len(row) for row in rows), max(row.shape[1] for row in rows), 3), 255, np.uint8)
     top = 0
     for row in rows:
@@ -47,7 +46,7 @@ def write_preview(config: PretrainConfig) -> Path:
     return path
 
 
-def _row(pooled: PooledScene) -> np.ndarray:
+def _row(pooled: RenderedScene) -> np.ndarray:
     """One line of the sheet (h, w, 3) with its caption."""
     scene = pooled.scene
     i, j = pooled.pairs[len(pooled.pairs) // 2] if pooled.pairs else (0, 1)
@@ -65,7 +64,7 @@ def _row(pooled: PooledScene) -> np.ndarray:
     return np.array(picture)
 
 
-def _caption(pooled: PooledScene, pair: tuple[int, int], seen: list[Sightings]) -> str:
+def _caption(pooled: RenderedScene, pair: tuple[int, int], seen: list[Sightings]) -> str:
     scene, (height, width) = pooled.scene, pooled.size
     field = np.degrees(2 * np.arctan(max(height, width) / 2 / scene.focal[pair[0]]))
     shares = " and ".join(f"{each.visible.mean():.0%}" for each in seen)

@@ -30,10 +30,14 @@ def pretrain(config: PretrainConfig) -> Path:
     if checkpoint.is_file():
         trainer.restore(checkpoint)
         note(f"continuing at step {trainer.steps}, {trainer.pairs} pairs, {trainer.seconds / 60:.0f} min")
-    while trainer.progress < 1:
-        train_for(trainer, config.save_minutes * 60)
-        report(trainer)
-        trainer.save(checkpoint)
+    try:
+        while trainer.progress < 1:
+            train_for(trainer, config.save_minutes * 60)
+            report(trainer)
+            trainer.save(checkpoint)
+    finally:
+        if trainer.pool:
+            trainer.pool.close()
     target = config.folder / "compact.safetensors"
     export(trainer, target)
     if config.validation_scenes:

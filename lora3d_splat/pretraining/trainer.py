@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora3d_splat.errors import InputError
 from lora3d_splat.networks.base import EncodedViews
 from lora3d_splat.networks.compact import CompactNetwork, CompactOutput, load_compact
 from lora3d_splat.pretraining.config import PretrainConfig
 from lora3d_splat.pretraining.data import PairBatch, ScenePool
+from lora3d_splat.pretraining.deepen import deepen
 from lora3d_splat.pretraining.losses import depth_loss, match_loss, point_loss
 from lora3d_splat.pretraining.optimizer import make_optimizers
 
@@ -67,18 +67,11 @@ class Trainer:
         self.pool: ScenePool | None = None
 
     def _first_weights(self) -> CompactNetwork:
-        """Random, or those of `initial`, whose architecture must be the one asked for."""
+        """Random, or those of `initial`."""
         config = self.config
         if config.initial is None:
             return CompactNetwork(config.architecture)
-        network = load_compact(config.initial).train()
-        if network.architecture != config.architecture:
-            raise InputError(
-                f"{config.initial} with {network.architecture}",
-                f"weights of {config.architecture}",
-                "set the architecture to that of the weights, or leave --initial out",
-            )
-        return network
+        return deepen(load_compact(config.initial), config.architecture).train()
 
     @property
     def progress(self) -> float:
@@ -91,9 +84,12 @@ class Trainer:
         """Render, draw, forward, backward, update."""
         config = self.config
         self.pool = self.pool or ScenePool(config)
-        if self.steps % config.steps_per_scene == 0:
-            self.pool.extend(1, config.sizes if self.progress < config.final_share else config.final_sizes)
-        batch = self.pool.draw(np.random.default_rng([config.seed, self.steps])).to(config.device)
+        sizes = config.sizes if self.progress < config.final_share else config.final_sizes
+        if config.workers:
+            self.pool.take_finished(sizes)
+        elif self.steps % config.steps_per_scene == 0:
+            self.pool.extend(1, sizes)
+        batch = self.pool.draw(np.random.default_rng([config.seed, self.steps]))
         alpha = config.alpha_start + (config.alpha_end - config.alpha_start) * min(self.progress, 1.0)
         output = forward_pairs(self.worker, batch)
         point, match = point_loss(output, batch, alpha), match_loss(output.match_logits, batch)

@@ -135,16 +135,18 @@ def render_scene(
     motion: tuple[float, float] = MOTION,
     features: SceneFeatures = PLAIN_SCENES,
     photographs: Path | None = None,
+    texture_sets: int = 1,
 ) -> SyntheticScene:
     """A photo series that depends on its arguments alone. `size` (H, W) pixels; fov 40-80 degrees on the long side.
 
-    With a folder of `photographs` every other surface wears a piece of one of them.
+    With a folder of `photographs` every other surface wears a piece of one of them. `texture_sets` times as many
+    textures as usual are there to choose from.
     """
     if style not in SEEDS:
         raise InputError(f"style {style!r}", " or ".join(SEEDS), "pass one of the accepted styles")
     rng, extra = (np.random.default_rng([seed + STYLE_OFFSET[style], salt]) for salt in (77, 78))
     names, shares = list(KINDS), [share for _, share in KINDS.values()]
-    textures = atlas(style, photographs)
+    textures = atlas(style, photographs, texture_sets)
     polished = features.mirrors if extra.uniform() < 0.5 else 0.0
     in_street, restless = extra.uniform() < features.streets, extra.uniform() < features.movers
     while True:  # a place without room for the series is drawn again; half of all places have it

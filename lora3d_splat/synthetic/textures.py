@@ -28,17 +28,17 @@ Generator = np.random.Generator
 class TextureAtlas:
     """All textures of a style with their mip levels, laid out flat for the ray caster; drawn when first needed.
 
-    With a folder of photographs every other texture is cut from one of them.
+    With a folder of photographs every other texture is cut from one of them. `sets` multiplies the number of textures.
     """
 
-    def __init__(self, style: str, folder: Path | None = None) -> None:
+    def __init__(self, style: str, folder: Path | None = None, sets: int = 1) -> None:
         self.seed = SEEDS[style]
         self.generators: list[Callable[[Generator], np.ndarray]] = []
         self.groups: dict[str, np.ndarray] = {}
         """texture numbers by generator name"""
         for name, (usual, share) in GENERATORS.items():
             generator = usual if style != "foreign" else _foreign(name)
-            count = max(3, round(share * COUNT[style]))
+            count = max(3, round(share * COUNT[style])) * sets
             self.groups[name] = np.arange(self.count, self.count + (count if folder is None else 2 * count))
             self.generators += [generator] * count
             if folder is not None:
@@ -260,6 +260,6 @@ def mip_levels(image: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=3)
-def atlas(style: str, folder: Path | None = None) -> TextureAtlas:
+def atlas(style: str, folder: Path | None = None, sets: int = 1) -> TextureAtlas:
     """The textures of one style, always the same for the same version of this file and the same photographs."""
-    return TextureAtlas(style, folder)
+    return TextureAtlas(style, folder, sets)
