@@ -34,6 +34,9 @@ class CameraPosesConfig(CameraOptimizerConfig):
     gauge: Gauge = "common"
     """What keeps the scene in place: common takes rotation, translation and scaling of all cameras together out, first
     holds the first camera, free lets the scene drift."""
+    tracked_rate: float = 0.02
+    """Share of the learning rate with which cameras move that feature tracks placed: these are sharper than what a few
+    photographs make of them."""
     focal: bool = False
     """Optimise one focal length, shared by all photographs, along with the poses."""
     trans_l2_penalty: float = 0.0
@@ -52,12 +55,15 @@ class CameraPoses(CameraOptimizer):
     config: CameraPosesConfig
     drift: Tensor | None
     """(6 V, 7 or fewer) orthonormal twists that are taken out"""
+    rate: Tensor
+    """(V, 1) share of the learning rate of each camera"""
 
     def __init__(
         self, config: CameraPosesConfig, num_cameras: int, device: torch.device | str, **kwargs: object
     ) -> None:
         super().__init__(config, num_cameras, device, **kwargs)  # type: ignore[arg-type]
         self.register_buffer("drift", None, persistent=False)
+        self.register_buffer("rate", torch.ones(num_cameras, 1, device=device), persistent=False)
         if config.mode != "off" and config.focal:
             self.log_focal = torch.nn.Parameter(torch.zeros(1, device=device))
 
@@ -70,11 +76,16 @@ class CameraPoses(CameraOptimizer):
         else:
             self.drift = torch.eye(6 * self.num_cameras, 6)
 
+    def hold_tracked(self, tracked: Tensor) -> None:
+        """Say which cameras (V,) bool feature tracks placed."""
+        self.rate = torch.where(tracked.to(self.rate.device), self.config.tracked_rate, 1.0)[:, None]
+
     def twists(self) -> Tensor:
         """(V, 6) translation and rotation of each camera in its own frame, without what moves all of them."""
+        moved = self.rate * self.pose_adjustment  # Adam's steps do not depend on the size of gradients
         if self.drift is None:
-            return self.pose_adjustment
-        flat = self.pose_adjustment.flatten()
+            return moved
+        flat = moved.flatten()
         return (flat - self.drift @ (self.drift.T @ flat)).view_as(self.pose_adjustment)
 
     def forward(self, indices: Tensor) -> Tensor:

@@ -278,8 +278,17 @@ def _seed_metadata(scene: PlacedScene) -> dict[str, Any]:
         "points3D_conf": seeds.confidence,
         "points3D_scale": seeds.scale * frame.scale,
         "train_camera_to_worlds": frame.camera_to_worlds(_poses(scene.train)),
+        "train_camera_tracked": _tracked(scene),
         "depth_priors": _depth_priors(scene),
     }
+
+
+def _tracked(scene: PlacedScene) -> torch.Tensor:
+    """(V,) bool: training views whose cameras feature tracks placed."""
+    calibration = scene.calibration
+    placed = calibration.sparse.placed if calibration.sparse is not None else [False] * len(calibration.views)
+    by_file = {view.file: bool(flag) for view, flag in zip(calibration.views, placed, strict=True)}
+    return torch.tensor([by_file[view.camera.file] for view in scene.train])
 
 
 def _depth_priors(scene: PlacedScene) -> tuple[DepthPrior, ...]:

@@ -81,6 +81,8 @@ class Lora3DSplatModel(SplatfactoModel):
         self.register_buffer("position_rate", position_rate(confidence, self.config.confidence_rates))
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.camera_optimizer.fix_gauge(self._extras().get("train_camera_to_worlds"))
+        if (tracked := self._extras().get("train_camera_tracked")) is not None:
+            self.camera_optimizer.hold_tracked(tracked)
         self.depth_priors: tuple[DepthPrior, ...] = self._extras().get("depth_priors", ())
         self.held_crops: HeldCrops | None = None
         self.progress = Progress(1)

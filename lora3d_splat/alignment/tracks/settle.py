@@ -21,6 +21,7 @@ from ..observations import pair_votes, sample_grid
 from ..register import register_views
 from ..robust import calibrated_weights
 from .bend import bend_depth
+from .follow import follow_marks
 from .ruler import own_depth, sample_depth
 from .sharpen import sharpen
 
@@ -55,20 +56,29 @@ def settle(
 def _sharpened(
     views: Sequence[View], scene: AlignedScene, sparse: SparseScene
 ) -> tuple[AlignedScene, Sequence[Tensor]]:
-    """Depths searched by photo-consistency; the others are bent once more, to meet those as well."""
+    """Depths searched by photo-consistency; the others are bent once more, to meet those as well.
+
+    The search looks around the bent depth and around what the nearest marks say. What it does not settle follows the
+    marks and the settled pixels nearest in place and colour.
+    """
     images = [torch.from_numpy(view.image.copy()) for view in views]
-    found, sureness = sharpen(images, scene, scene.registered)
+    marks = [view_marks(view, k, sparse) if scene.registered[k] else None for k, view in enumerate(views)]
+    guesses = [
+        depth if each is None else follow_marks(depth, image, each.pixels, each.depth)
+        for depth, image, each in zip(scene.depth, images, marks, strict=True)
+    ]
+    found, sureness = sharpen(images, scene, scene.registered, guesses=guesses)
     depths = []
-    for index, view in enumerate(views):
+    for index, each in enumerate(marks):
         sure = sureness[index] > 0
-        marks = view_marks(view, index, sparse) if scene.registered[index] else None
-        if marks is None or not bool(sure.any()):
-            depths.append(found[index])
+        if each is None or not bool(sure.any()):
+            depths.append(guesses[index])
             continue
         row, column = torch.nonzero(sure, as_tuple=True)
-        pixels = torch.cat([marks.pixels, torch.stack([column, row], dim=1) + 0.5])
-        wanted = torch.cat([marks.depth, found[index][sure].double()])
-        depths.append(torch.where(sure, found[index], bend_depth(scene.depth[index], pixels, wanted)))
+        pixels = torch.cat([each.pixels, torch.stack([column, row], dim=1) + 0.5])
+        wanted = torch.cat([each.depth, found[index][sure].double()])
+        bent = bend_depth(scene.depth[index], pixels, wanted)
+        depths.append(torch.where(sure, found[index], follow_marks(bent, images[index], pixels, wanted)))
     return replace(scene, depth=tuple(depths)), sureness
 
 

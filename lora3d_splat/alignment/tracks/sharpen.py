@@ -30,6 +30,8 @@ class SharpenConfig:
     """Depths tried in the band."""
     band: float = 0.2
     """Half width of the band in log depth."""
+    guess_band: float = 0.08
+    """The same around a second guess of the depth, searched in steps of the same width."""
     patch: int = 5
     """Side of the compared patch, pixels."""
     least_correlation: float = 0.5
@@ -59,17 +61,26 @@ class Lens:
 
 
 def sharpen(
-    images: Sequence[Tensor], scene: AlignedScene, trusted: Sequence[bool], config: SharpenConfig | None = None
+    images: Sequence[Tensor],
+    scene: AlignedScene,
+    trusted: Sequence[bool],
+    config: SharpenConfig | None = None,
+    guesses: Sequence[Tensor] | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Depths and their confidence in [0, 1] per view, both (H, W) at the resolution of the scene's depths.
 
     `images` are (H, W, 3) uint8 tensors, one per view; only views `trusted` take part, their depth is replaced where
-    the confidence is above zero, everything else is left as it is. Runs on the device of the images.
+    the confidence is above zero, everything else is left as it is. Runs on the device of the images. `guesses` are
+    other depths (H, W), one per view, around which a narrower band is searched as well.
     """
     config = config or SharpenConfig()
     lenses = {k: _lens(images[k], scene, k) for k, flag in enumerate(trusted) if flag and scene.registered[k]}
     neighbours = {k: _neighbours(lenses, k, config) for k in lenses}
-    found = {k: _sweep(lenses[k], [lenses[n] for n in neighbours[k]], config) for k in lenses if neighbours[k]}
+    found = {
+        k: _sweep(lenses[k], [lenses[n] for n in neighbours[k]], config, None if guesses is None else guesses[k])
+        for k in lenses
+        if neighbours[k]
+    }
     depths, sureness = list(scene.depth), [torch.zeros_like(depth) for depth in scene.depth]
     for k, (depth, quality) in found.items():
         others = [(lenses[n], found[n][0]) for n in neighbours[k] if n in found]
@@ -113,29 +124,65 @@ def _neighbours(lenses: dict[int, Lens], index: int, config: SharpenConfig) -> l
     return ranked[: config.neighbours]
 
 
-def _sweep(lens: Lens, others: Sequence[Lens], config: SharpenConfig) -> tuple[Tensor, Tensor]:
-    """Best depth (H, W) of the band and how sure it is, (H, W) in [0, 1]; zero where ambiguous."""
-    offsets = torch.linspace(-config.band, config.band, config.steps, device=lens.depth.device)
-    rays = unproject(torch.ones_like(lens.depth), lens.focal, lens.principal_point)
+def _sweep(lens: Lens, others: Sequence[Lens], config: SharpenConfig, guess: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Best depth (H, W) of the bands and how sure it is, (H, W) in [0, 1]; zero where ambiguous."""
+    step = 2 * config.band / (config.steps - 1)
+    bands = [_band(lens, others, config, lens.depth, config.steps, step)]
+    if guess is not None:
+        narrow = 2 * math.ceil(config.guess_band / step) + 1
+        bands.append(_band(lens, others, config, guess.to(lens.depth), narrow, step))
+    best = torch.stack([band.best for band in bands])
+    chosen = best.argmax(dim=0)[None]
+    best = best.gather(0, chosen)[0]
+    depth, inner = (
+        torch.stack([getattr(band, name) for band in bands]).gather(0, chosen)[0] for name in ("depth", "inner")
+    )
+    same = (_same_steps(lens, others, config) + 0.5) * step
+    rival = torch.stack([band.rival(depth, same) for band in bands]).amax(dim=0)
+    sure = (best > config.least_correlation) & (best - rival > config.least_margin) & inner & (lens.depth > 0)
+    quality = torch.where(sure, ((best - rival) / (4 * config.least_margin)).clamp(0.25, 1.0) * best.clamp(0, 1), 0.0)
+    return depth, quality
+
+
+@dataclass(frozen=True)
+class Band:
+    """Correlations at depths around a map, all (H, W) but the first."""
+
+    correlation: Tensor
+    """(D, H, W)"""
+    log_depth: Tensor
+    """(D, H, W)"""
+    best: Tensor
+    """highest correlation"""
+    depth: Tensor
+    """where it is, between steps"""
+    inner: Tensor
+    """bool: not at an end of the band"""
+
+    def rival(self, depth: Tensor, same: float) -> Tensor:
+        """Highest correlation at depths whose log differs by more than `same` from that of `depth`."""
+        near = (self.log_depth - depth.clamp_min(1e-12).log()).abs() <= same
+        return self.correlation.masked_fill(near, -1.0).amax(dim=0)
+
+
+def _band(lens: Lens, others: Sequence[Lens], config: SharpenConfig, centre: Tensor, steps: int, step: float) -> Band:
+    """Correlations at `steps` log depths, `step` apart, around the map `centre` (H, W)."""
+    offsets = step * (torch.arange(steps, device=centre.device) - (steps - 1) / 2)
+    rays = unproject(torch.ones_like(centre), lens.focal, lens.principal_point)
     grey = lens.image.mean(0)
     mean, spread = _moments(grey, config.patch)
     table = []
     for offset in offsets:
-        points = rays * (lens.depth * offset.exp())[..., None]
+        points = rays * (centre * offset.exp())[..., None]
         scores = torch.stack([_correlation(grey, mean, spread, points, lens, other, config) for other in others])
         # The two best neighbours: the others may be occluded.
         table.append(scores.topk(min(2, len(others)), dim=0).values.mean(0))
     correlation = torch.stack(table)
     best, index = correlation.max(dim=0)
-    steps = torch.arange(len(offsets), device=best.device)[:, None, None]
-    rival = correlation.masked_fill((steps - index).abs() <= _same_steps(lens, others, config), -1.0).amax(dim=0)
-    inner = (index > 0) & (index < len(offsets) - 1)
-    shift = _parabola(correlation, index.clamp(1, len(offsets) - 2))
-    step = float(offsets[1] - offsets[0])
-    depth = lens.depth * (offsets[index] + shift * step).exp()
-    sure = (best > config.least_correlation) & (best - rival > config.least_margin) & inner & (lens.depth > 0)
-    quality = torch.where(sure, ((best - rival) / (4 * config.least_margin)).clamp(0.25, 1.0) * best.clamp(0, 1), 0.0)
-    return depth, quality
+    inner = (index > 0) & (index < steps - 1)
+    shift = _parabola(correlation, index.clamp(1, steps - 2))
+    depth = centre * (offsets[index] + shift * step).exp()
+    return Band(correlation, centre.clamp_min(1e-12).log() + offsets[:, None, None], best, depth, inner)
 
 
 def _same_steps(lens: Lens, others: Sequence[Lens], config: SharpenConfig) -> int:
