@@ -42,7 +42,7 @@ NETWORKS = {
 
 
 @pytest.fixture(autouse=True)
-def exact_convolutions(monkeypatch: pytest.MonkeyPatch):
+def exact_convolutions():
     """Convolutions in full float32: PyTorch's default on GPUs is TF32, off by 1e-3."""
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     yield
