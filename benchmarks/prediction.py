@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -43,10 +44,12 @@ Result = TypeVar("Result")
 
 def full_size_network(head: str) -> torch.nn.Module:
     """DUSt3R as published, with weights by the recipe."""
-    network = build_network("dust3r", **FULL, head_type=head)
-    with torch.no_grad():
-        for key, value in network.state_dict().items():
-            value.copy_(recipe_tensor(key, tuple(value.shape)))
+    with torch.device("meta"):
+        network = build_network("dust3r", **FULL, head_type=head)
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    with ThreadPoolExecutor() as pool:  # NumPy lets go of the interpreter
+        tensors = pool.map(recipe_tensor.__wrapped__, shapes, shapes.values())
+        network.load_state_dict(dict(zip(shapes, tensors, strict=True)), assign=True)
     return network.requires_grad_(False)
 
 
@@ -177,9 +180,12 @@ def main() -> None:
             found = timed(lambda c=config: fast_run(network, views, pairs, c))
         runs[precision] = (*found, peak(options.device))
         wall, cpu = runs[precision][1:3]
-        note(f"{precision}: {wall:.1f} s, {cpu:.1f} CPU s, peak so far {peak(options.device)}")
+        rate = len(pairs) / wall
+        note(f"{precision}: {wall:.2f} s, {cpu:.1f} CPU s, {rate:.2f} pairs/s, peak so far {peak(options.device)}")
     chosen = pairs[: 1 if options.pieces else options.naive_pairs]
     with naively():
+        if options.device != "cpu":
+            naive_run(network, views, pairs[:1], options.device)
         truth, seconds, work = timed(lambda: naive_run(network, views, chosen, options.device))
     if len(chosen) < len(pairs):
         note(f"naive: {len(chosen)} pairs took {seconds:.1f} s, {work:.1f} CPU s; scaled to {len(pairs)} pairs")
@@ -187,8 +193,8 @@ def main() -> None:
     table = Table("run", "seconds", "CPU s", "times faster", "by CPU s", "peak so far", "median, largest difference")
     for name, (answers, wall, cpu, memory) in runs.items():
         ratios = f"{seconds / wall:.2f}", f"{work / cpu:.2f}"
-        table.add_row(name, f"{wall:.1f}", f"{cpu:.1f}", *ratios, memory, difference(answers, truth))
-    table.add_row("naive", f"{seconds:.1f}", f"{work:.1f}", "1", "1", peak(options.device), "")
+        table.add_row(name, f"{wall:.2f}", f"{cpu:.1f}", *ratios, memory, difference(answers, truth))
+    table.add_row("naive", f"{seconds:.2f}", f"{work:.1f}", "1", "1", peak(options.device), "")
     CONSOLE.print(table)
 
 

@@ -23,14 +23,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "antialiased": {"rasterize_mode": "antialiased"},
     "packed": {"packed": True},
     "absgrad": {"absgrad": True, "render_mode": "RGB"},
+    "packed absgrad": {"packed": True, "absgrad": True, "render_mode": "RGB"},
+    "sparse": {"packed": True, "sparse_grad": True},
 }
 """What differs from `packed=False`, colours and expected depth."""
+CUDA_ONLY = ("sparse_grad",)
+"""Settings that the CPU refuses; its gradients are compared with theirs made dense."""
 
 
 def render(scene: dict[str, Tensor], size: tuple[int, int], device: str, settings: dict[str, Any]) -> dict[str, Tensor]:
     """The image, its alphas and the gradients to every input but the intrinsics, on the CPU."""
     leaves = {name: tensor.clone().to(device).requires_grad_(name != "Ks") for name, tensor in scene.items()}
     chosen = {"sh_degree": 3, "render_mode": "RGB+ED", "packed": False, **settings}
+    if not device.startswith("cuda"):
+        chosen = {name: value for name, value in chosen.items() if name not in CUDA_ONLY}
     image, alphas, meta = rasterization(**leaves, width=size[0], height=size[1], **chosen)
     meta["means2d"].retain_grad()
     weights = torch.rand(image.shape, generator=torch.Generator().manual_seed(1)).to(image)
@@ -38,8 +44,17 @@ def render(scene: dict[str, Tensor], size: tuple[int, int], device: str, setting
     found = {"image": image, "alphas": alphas}
     found |= {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
     if chosen.get("absgrad"):
-        found["absgrad"] = meta["means2d"].absgrad
-    return {name: tensor.detach().cpu().double() for name, tensor in found.items()}
+        found["absgrad"] = unpacked(meta["means2d"].absgrad, meta, (len(scene["viewmats"]), len(scene["means"])))
+    return {name: tensor.detach().to_dense().cpu().double() for name, tensor in found.items()}
+
+
+def unpacked(values: Tensor, meta: dict[str, Any], shape: tuple[int, int]) -> Tensor:
+    """(C, N, 2) from what may be one row for every Gaussian that a camera sees."""
+    if values.dim() == 3:
+        return values
+    whole = values.new_zeros(*shape, values.shape[-1])
+    whole[meta["camera_ids"].long(), meta["gaussian_ids"].long()] = values
+    return whole
 
 
 def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
@@ -89,7 +104,7 @@ def main() -> None:
         for name, settings in SETTINGS.items():
             ours = render(scene, tuple(size), "cpu", settings)
             theirs = render(scene, tuple(size), options.device, settings)
-            note(f"{letter} {name:<12} {compare(ours, theirs)}")
+            note(f"{letter} {name:<14} {compare(ours, theirs)}")
         forward, backward = milliseconds(scene, tuple(size), options.device, options.runs)
         note(f"{letter} {options.device}: {forward:.2f} + {backward:.2f} ms, median of {options.runs}")
 

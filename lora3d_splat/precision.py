@@ -27,6 +27,12 @@ def choose_precision(asked: Literal["auto", "float32", "bfloat16"], network: nn.
     return "bfloat16" if large and has_bfloat16(parameters[0].device) else "float32"
 
 
+def training_precision(asked: Literal["auto", "float32", "bfloat16"], network: nn.Module) -> Precision:
+    """The same for fine-tuning, where "auto" is float32 on every CPU: results must not depend on its make."""
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    return "float32" if asked == "auto" and on_cpu else choose_precision(asked, network)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions of its own for products of bfloat16."""
     if device.type == "cuda":

@@ -47,6 +47,7 @@ from lora3d_splat.lora.finetune import (
     finetune,
     finetune_triplets,
     planned_epochs,
+    settled,
     triplet_count,
 )
 from lora3d_splat.lora.triplet import can_form_triplets
@@ -456,7 +457,7 @@ class _Run:
 
     def _schedule(self, teacher: _Pass) -> FinetuneConfig:
         """More passes over few pairs only where the teacher knows more than the network (docs/adaptation.md)."""
-        settings = self.config.finetune
+        settings = settled(self.config.finetune, self.network)
         on_tracks = self.config.adapt == "pseudo-labels" and teacher.name == TRACKED_ROBUST
         return settings if on_tracks else replace(settings, epochs=settings.epochs or USUAL_EPOCHS)
 

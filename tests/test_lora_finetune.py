@@ -10,7 +10,7 @@ from dust3r_recipe import random_view, recipe_network
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.lora.adapter import adapter_state
-from lora3d_splat.lora.finetune import FinetuneConfig, finetune, planned_epochs
+from lora3d_splat.lora.finetune import FinetuneConfig, finetune, planned_epochs, settled
 from lora3d_splat.pairs import complete_pairs
 from lora3d_splat.prediction import predict_pairs
 from lora3d_splat.records import PseudoLabels
@@ -152,3 +152,31 @@ def test_settings_are_checked():
     """A learning rate that grows is refused."""
     with pytest.raises(InputError, match="does not grow"):
         FinetuneConfig(learning_rate=1e-6)
+
+
+def test_bfloat16_teaches_like_float32():
+    """The mean losses of the epochs agree to 2 %, and the adapter stays in float32."""
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        network = recipe_network()
+        losses.append(finetune(network, VIEWS, LABELS, replace(CONFIG, precision=precision)).losses)
+        assert all(tensor.dtype == torch.float32 for tensor in adapter_state(network).values())
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=0.02, atol=0)
+
+
+def test_auto_precision_is_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    """Whatever the processor can do and however large the network is; what is asked for by name stays."""
+    monkeypatch.setattr("lora3d_splat.precision.LARGE_PARAMETERS", 1)
+    monkeypatch.setattr("lora3d_splat.precision.has_bfloat16", lambda device: True)
+    assert settled(FinetuneConfig(), recipe_network()).precision == "float32"
+    assert settled(FinetuneConfig(precision="bfloat16"), recipe_network()).precision == "bfloat16"
+
+
+def test_auto_precision_is_bfloat16_on_a_gpu_for_large_networks(monkeypatch: pytest.MonkeyPatch):
+    """A network on a device that is no CPU stands for one on a GPU."""
+    monkeypatch.setattr("lora3d_splat.precision.has_bfloat16", lambda device: True)
+    network = recipe_network().to("meta")
+    assert settled(FinetuneConfig(), network).precision == "float32"
+    monkeypatch.setattr("lora3d_splat.precision.LARGE_PARAMETERS", 1)
+    assert settled(FinetuneConfig(), network).precision == "bfloat16"

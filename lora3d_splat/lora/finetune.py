@@ -6,9 +6,9 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from lora3d_splat.lora.resume import TrainingState, load_training, save_training
 from lora3d_splat.lora.triplet import Triplet, can_form_triplets, draw_triplets, triplet_loss
 from lora3d_splat.networks import network_digest
 from lora3d_splat.networks.base import EncodedViews, PairOutput, PointmapNetwork
+from lora3d_splat.precision import arithmetic, training_precision
 from lora3d_splat.prediction import encode_views, network_device
 from lora3d_splat.records import ImagePair, PseudoLabels, View
 from lora3d_splat.watch import watcher
@@ -56,6 +57,8 @@ class FinetuneConfig:
     """Layers to adapt, by the last components of their names; None takes the network's own choice."""
     seed: int = 0
     """Seed of the adapter's start and of the order of the pairs."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of a network's trunk; auto is bfloat16 for large networks on GPUs that are faster with it."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.epochs or 1) < 1 or not 0 < self.final_learning_rate <= self.learning_rate:
@@ -89,7 +92,7 @@ class _Lesson(Generic[Item]):
     """mean loss of a batch"""
     batch_size: int
     fingerprint: str
-    """digest of everything that the result depends on"""
+    """digest of everything that the result depends on; empty where nothing is stored"""
 
 
 def finetune(
@@ -106,7 +109,7 @@ def finetune(
     same inputs continues from it to the same result. `advance` counts pairs, len(labels) * `planned_epochs`. Raises
     InputError when no label has a valid pixel.
     """
-    config = config or FinetuneConfig()
+    config = settled(config or FinetuneConfig(), network)
     usable = [label for label in labels if bool(label.valid_reference.any() or label.valid_other.any())]
     if not usable:
         raise InputError("pseudo labels without a trusted pixel", "at least one trusted pixel", "lower the cut-off")
@@ -114,7 +117,7 @@ def finetune(
     alpha = config.alpha if config.alpha is not None else getattr(network, "confidence_alpha", USUAL_ALPHA)
 
     def loss(batch: Sequence[PseudoLabels]) -> Tensor:
-        output = _predict(network, views, [label.pair for label in batch])
+        output = _predict(network, views, [label.pair for label in batch], config)
         return confidence_loss(output, LabelBatch.stack(batch, device), alpha)
 
     def prepare() -> _Lesson[PseudoLabels]:
@@ -123,7 +126,7 @@ def finetune(
             shapes=lambda label: _shapes(views, label.pair.reference, label.pair.other),
             loss=loss,
             batch_size=config.batch_size,
-            fingerprint=_fingerprint(network, views, _label_bytes(usable), config),
+            fingerprint="" if checkpoint is None else _fingerprint(network, views, _label_bytes(usable), config),
         )
 
     idle = len(labels) - len(usable)
@@ -143,13 +146,13 @@ def finetune_triplets(
     `config.alpha` plays no part. `advance` counts triplets, `triplet_count(pairs)` an epoch. Raises InputError when no
     view is the reference of two pairs.
     """
-    config = config or FinetuneConfig()
+    config = settled(config or FinetuneConfig(), network)
     if not can_form_triplets(pairs):
         raise InputError("pairs that share no reference view", "a view in two pairs", "give at least three photographs")
 
     def loss(batch: Sequence[Triplet]) -> Tensor:
-        first = _predict(network, views, [ImagePair(each.reference, each.first) for each in batch])
-        second = _predict(network, views, [ImagePair(each.reference, each.second) for each in batch])
+        first = _predict(network, views, [ImagePair(each.reference, each.first) for each in batch], config)
+        second = _predict(network, views, [ImagePair(each.reference, each.second) for each in batch], config)
         counted = torch.stack([_counted(views[each.reference]) for each in batch])
         return triplet_loss(first, second, counted.to(network_device(network)))
 
@@ -159,10 +162,15 @@ def finetune_triplets(
             shapes=lambda each: _shapes(views, each.reference, each.first, each.second),
             loss=loss,
             batch_size=max(1, config.batch_size // 2),
-            fingerprint=_fingerprint(network, views, (f"triplet {pair}".encode() for pair in pairs), config),
+            fingerprint="" if checkpoint is None else _fingerprint(network, views, _pair_bytes(pairs), config),
         )
 
     return _fit(network, prepare, config, lambda count: _report(advance, count), 0, checkpoint)
+
+
+def settled(config: FinetuneConfig, network: PointmapNetwork) -> FinetuneConfig:
+    """The same with the arithmetic that "auto" means on the network's device."""
+    return replace(config, precision=training_precision(config.precision, network))  # type: ignore[arg-type]
 
 
 def planned_epochs(network: PointmapNetwork, count: int, config: FinetuneConfig) -> int:
@@ -235,12 +243,15 @@ def _epoch(
     return total / sum(len(batch) for batch in batches)
 
 
-def _predict(network: PointmapNetwork, views: Sequence[View], pairs: Sequence[ImagePair]) -> PairOutput:
+def _predict(
+    network: PointmapNetwork, views: Sequence[View], pairs: Sequence[ImagePair], config: FinetuneConfig
+) -> PairOutput:
     """Decode the pairs of a batch with gradients; an image that occurs twice is encoded once."""
     indices = sorted({index for pair in pairs for index in (pair.reference, pair.other)})
-    encoded = encode_views(network, views, indices)
-    reference = EncodedViews.stack([encoded[pair.reference] for pair in pairs])
-    return network.decode(reference, EncodedViews.stack([encoded[pair.other] for pair in pairs]))
+    with arithmetic(config.precision, network_device(network)):  # type: ignore[arg-type]
+        encoded = encode_views(network, views, indices)
+        reference = EncodedViews.stack([encoded[pair.reference] for pair in pairs])
+        return network.decode(reference, EncodedViews.stack([encoded[pair.other] for pair in pairs]))
 
 
 def _batches(lesson: _Lesson[Item], config: FinetuneConfig, epoch: int) -> list[list[Item]]:
@@ -290,6 +301,10 @@ def _label_bytes(labels: Sequence[PseudoLabels]) -> Iterator[bytes | memoryview]
         yield f"{label.pair}".encode()
         for tensor in (label.points_reference, label.valid_reference, label.points_other, label.valid_other):
             yield _bytes(tensor)
+
+
+def _pair_bytes(pairs: Sequence[ImagePair]) -> Iterator[bytes]:
+    return (f"triplet {pair}".encode() for pair in pairs)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
