@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -19,6 +20,7 @@ from lora3d_splat.networks.compact import (
     CompactArchitecture,
     CompactNetwork,
     CompactOutput,
+    architecture_json,
     load_compact,
 )
 from lora3d_splat.pretraining import PretrainConfig, evaluate, pretrain
@@ -36,6 +38,7 @@ from lora3d_splat.pretraining.evaluation import (
 from lora3d_splat.pretraining.losses import depth_loss, match_accuracy, match_loss, point_loss
 from lora3d_splat.pretraining.optimizer import orthogonalise
 from lora3d_splat.pretraining.preview import CAPTION, GAP, TILE, write_preview
+from lora3d_splat.pretraining.run import command
 from lora3d_splat.pretraining.trainer import Trainer, forward_pairs, learning_rate_factor
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -304,3 +307,25 @@ def test_averaged_weights_lie_between_two_trainings(tmp_path):
         torch.testing.assert_close(value, first[name] + 0.25, atol=5e-3, rtol=5e-3)
     with pytest.raises(InputError, match="share"):
         average_weights(CHECKPOINT, CHECKPOINT, 1.5, tmp_path / "fourth.safetensors")
+
+
+def test_averaging_with_a_deeper_training(tmp_path: Path) -> None:
+    """Blocks that only the second training has enter by its share; the file says that it is as deep as the second."""
+    shallow = CompactNetwork(TINY)
+    deep = deepen(shallow, replace(TINY, decoder_depth=2))
+    torch.nn.init.ones_(deep.dec_blocks[1].mlp.fc2.weight)
+    for name, network in (("first", shallow), ("second", deep)):
+        metadata = {"architecture": architecture_json(network), "long_side": "96"}
+        save_file(network.state_dict(), str(tmp_path / f"{name}.safetensors"), metadata)
+    average_weights(*(tmp_path / f"{name}.safetensors" for name in ("first", "second")), 0.75, tmp_path / "third")
+    third = load_compact(tmp_path / "third")
+    assert (third.architecture, third.long_side) == (deep.architecture, 96)
+    torch.testing.assert_close(third.dec_blocks[1].mlp.fc2.weight, torch.full((32, 128), 0.75))
+
+
+def test_the_stored_command_asks_for_the_same_training(tmp_path: Path) -> None:
+    """What `command` writes is understood by the command line that it names."""
+    config = replace(tiny(tmp_path), workers=2, motion=(0.1, 1.5))
+    words = command(config).split()[2:]
+    again = tyro.cli(PretrainConfig, args=words)
+    assert replace(again, folder=config.folder) == config

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lora3d_splat.errors import InputError
-from lora3d_splat.networks.compact import load_compact
+from lora3d_splat.networks.compact import architecture_json, load_compact
+from lora3d_splat.pretraining.deepen import deepen
 
 
 def average_weights(first: Path, second: Path, share: float, target: Path) -> None:
@@ -25,22 +26,19 @@ def average_weights(first: Path, second: Path, share: float, target: Path) -> No
     The metadata's `averaged` is [1 - share, share, the second's metadata], and last the first file's own, where it has
     one.
 
-    Raises InputError for a share outside [0, 1] and for networks of different architectures.
+    Blocks that only the second has are taken as additions of nothing in the first (`deepen`).
+
+    Raises InputError for a share outside [0, 1] and for networks of otherwise different architectures.
     """
     if not 0.0 <= share <= 1.0:
         raise InputError(f"a share of {share}", "a number from 0 to 1", "use 0.25 to 0.5")
-    one, other = load_compact(first), load_compact(second)
-    if one.architecture != other.architecture:
-        raise InputError(
-            f"{first} and {second}, whose architectures differ",
-            "two trainings of one network",
-            "average a training with the weights that it went on from",
-        )
-    added = other.state_dict()
+    other = load_compact(second)
+    one, added = deepen(load_compact(first), other.architecture), other.state_dict()
     weights = {name: value.lerp(added[name], share).half().contiguous() for name, value in one.state_dict().items()}
     base, earlier = _metadata(first), _metadata(first).get("averaged")
     history = [1 - share, share, _metadata(second), *([json.loads(earlier)] if earlier else [])]
-    save_file(weights, str(target), base | {"averaged": json.dumps(history)})
+    base |= {"averaged": json.dumps(history), "architecture": architecture_json(other)}
+    save_file(weights, str(target), base)
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -105,11 +106,21 @@ def export(trainer: Trainer, target: Path) -> None:
 
 def command(config: PretrainConfig) -> str:
     """The command line that asks for this training: whatever differs from the defaults."""
-    usual, words = _settings(PretrainConfig()), []
-    for name, value in _settings(config).items():
-        if value != usual[name]:
-            words.append(f"--{name.replace('_', '-')} {value}")
-    return " ".join(["ns-lora3d pretrain", *words])
+    return " ".join(["ns-lora3d pretrain", *_options("--", _settings(config), _settings(PretrainConfig()))])
+
+
+def _options(prefix: str, settings: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """Options as the command line takes them: nested settings dotted, tuples as their numbers in a row."""
+    words = []
+    for name, value in settings.items():
+        option = prefix + name.replace("_", "-")
+        if isinstance(value, dict):
+            words += _options(f"{option}.", value, usual[name])
+        elif value != usual[name] and isinstance(value, bool):
+            words.append(option if value else f"{prefix}no-{name.replace('_', '-')}")
+        elif value != usual[name]:
+            words.append(f"{option} {' '.join(map(str, np.ravel(value)))}")
+    return words
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A depth map that follows the sparse depths nearest in place and colour, where a smooth field cannot: across outlines."""
+"""A depth map that follows the sparse depths nearest in place and colour, across outlines as well."""
 
 from __future__ import annotations
 
