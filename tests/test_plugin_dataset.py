@@ -147,7 +147,7 @@ def test_seed_points_project_onto_their_photographs(tmp_path, monkeypatch):
     expected = (0.5 + 0.25 * torch.sin(6.0 * world) + 0.2 * torch.cos(9.0 * world.roll(1, dims=-1))).clamp(0, 1)
     assert (rgb.float() / 255 - expected).abs().max() < 0.01
     of_points = {"points3D_xyz", "points3D_rgb", "points3D_conf", "points3D_scale"}
-    of_views = {"train_camera_to_worlds", "depth_priors"}
+    of_views = {"train_camera_to_worlds", "train_camera_tracked", "depth_priors"}
     assert set(outputs.metadata) == of_points | of_views
     assert all(len(outputs.metadata[name]) == len(points) for name in of_points)
     assert all(len(outputs.metadata[name]) == len(outputs.image_filenames) for name in of_views)
