@@ -81,6 +81,14 @@ def test_the_first_camera_can_be_held():
     assert torch.equal(free.twists(), free.pose_adjustment)
 
 
+def test_cameras_that_tracks_placed_hardly_move():
+    """The same steps of the optimiser move them by `tracked_rate` of what they move the others."""
+    moved = optimiser(gauge="free", tracked_rate=0.1)
+    moved.hold_tracked(torch.tensor([True, False, True, False, False]))
+    share = moved.twists() / moved.pose_adjustment
+    assert torch.allclose(share[:, 0], torch.tensor([0.1, 1.0, 0.1, 1.0, 1.0]))
+
+
 def test_cameras_move_in_their_own_frame():
     """T exp(twist), as nerfstudio's viewer draws it; nothing for baked cameras and others."""
     moved = optimiser(gauge="free")

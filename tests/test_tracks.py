@@ -23,6 +23,7 @@ from lora3d_splat.alignment.tracks import (
 )
 from lora3d_splat.alignment.tracks.bend import bend_depth
 from lora3d_splat.alignment.tracks.bundle import BundleConfig, _derivatives, adjust
+from lora3d_splat.alignment.tracks.follow import follow_marks
 from lora3d_splat.alignment.tracks.guided import guided_matches
 from lora3d_splat.alignment.tracks.mapper import resect
 from lora3d_splat.alignment.tracks.problem import Marks, Rig, camera_points, errors, project, slopes_of, unplaced
@@ -481,3 +482,32 @@ def test_plane_sweep_finds_the_wall_and_claims_nothing_on_a_plain_one() -> None:
     same, nothing = sharpen(textured_plane(scene, 4.0, plain=True), scene, (True,) * 4)
     assert not any(bool((values > 0).any()) for values in nothing)
     assert all(torch.equal(a, b) for a, b in zip(same, near, strict=True))
+
+
+def test_a_guess_reaches_a_wall_far_outside_the_band() -> None:
+    """Depths off by half are beyond the search; with a guess near the truth beside them, the sweep finds the wall."""
+    scene = aligned(make_track_scene(4))
+    poses = torch.eye(4, dtype=torch.float64).repeat(4, 1, 1)
+    poses[:, 0, 3] = torch.tensor([0.0, 0.25, 0.5, -0.25]).double()
+    wrong = tuple(torch.full((48, 64), 2.4) for _ in range(4))
+    scene = replace(scene, T_world_camera=poses, depth=wrong)
+    images, guesses = textured_plane(scene, 4.0), [torch.full((48, 64), 3.85)] * 4
+    for told, found in ((None, False), (guesses, True)):
+        depth, sureness = sharpen(images, scene, (True,) * 4, guesses=told)
+        right = (sureness[0] > 0) & ((depth[0] - 4.0).abs() < 0.12)
+        assert (float(right.float().mean()) > 0.3) == found
+
+
+def test_depth_follows_the_nearest_marks_of_its_own_colour() -> None:
+    """Marks on a far red house, mapped too near, pull it back up to its outline and leave the grey wall before it."""
+    depth, image = torch.full((40, 60), 2.0), torch.full((40, 60, 3), 120, dtype=torch.uint8)
+    image[:, 30:] = torch.tensor([220, 40, 40], dtype=torch.uint8)
+    row, column = torch.meshgrid(torch.arange(2, 40, 6), torch.arange(2, 60, 6), indexing="ij")
+    pixels = torch.stack([column, row], dim=-1).reshape(-1, 2).double() + 0.5
+    wanted = torch.where(pixels[:, 0] < 30, 2.0, 9.0).double()
+    followed = follow_marks(depth, image, pixels, wanted)
+    assert (followed[:, :30] - 2.0).abs().max() < 0.1
+    assert followed[:, 30:].median() > 8.0
+    assert torch.equal(follow_marks(depth, image, pixels[:3], wanted[:3]), depth), "too few marks"
+    far = follow_marks(depth, image, *(part[pixels[:, 0] > 50] for part in (pixels, wanted)))
+    assert (far[:, :30] - 2.0).abs().max() < 0.05, "nothing asks there"
