@@ -3,6 +3,9 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 OUT ?= outputs/demo
+# Options of `make retrain`: two hours of one core. On a GPU, minutes:
+# RETRAIN="--device cuda --workers 15 --pairs 192 --hours 0.15 --pool-scenes 14000 --first-scenes 300 --photographs DIR"
+RETRAIN ?= --hours 2 --pairs 12 --pool-scenes 1500 --first-scenes 96
 BIN := .venv/bin
 
 # Python's compiled files halve the start-up of every later command; a machine-wide ban on them is not wanted here.
@@ -33,10 +36,10 @@ test: env
 # As the file that the package ships was made: two more hours on one core (resumed from runs/compact where they were broken
 # off), then a quarter of the way towards their result.
 retrain: env
-	$(BIN)/ns-lora3d pretrain --initial lora3d_splat/networks/compact.safetensors --hours 2.1 --seed 2 --pairs 12 \
-	  --pool-scenes 1500 --first-scenes 96 --steps-per-scene 2 --scenes plain
+	$(BIN)/ns-lora3d pretrain --initial lora3d_splat/networks/compact.safetensors --seed 10 --texture-sets 4 --motion 0.1 1.6 \
+	  --muon-rate 0.002 --adam-rate 0.0007 $(RETRAIN)
 	$(BIN)/python -m lora3d_splat.pretraining.average lora3d_splat/networks/compact.safetensors \
-	  runs/compact/compact.safetensors 0.25 runs/compact/averaged.safetensors
+	  runs/compact/compact.safetensors 0.5 runs/compact/averaged.safetensors
 
 lint: env
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

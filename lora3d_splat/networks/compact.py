@@ -57,9 +57,9 @@ class CompactArchitecture:
     """token width"""
     heads: int = 4
     """attention heads; the first one of each cross-attention is guided"""
-    encoder_depth: int = 1
+    encoder_depth: int = 4
     """self-attention blocks per view"""
-    decoder_depth: int = 4
+    decoder_depth: int = 8
     """blocks that look at both views"""
     match_width: int = 96
     """width of the features that are correlated"""
@@ -88,7 +88,7 @@ class CompactOutput:
 
 
 class CompactNetwork(nn.Module):
-    """Pointmap network (PointmapNetwork protocol) of about five million parameters."""
+    """Pointmap network (PointmapNetwork protocol) of about eight million parameters."""
 
     name = "compact"
     licence = "Apache-2.0"
