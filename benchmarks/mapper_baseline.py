@@ -26,6 +26,8 @@ class MappedScene:
     """(N, 3)"""
     rgb: np.ndarray
     """(N, 3) uint8"""
+    seen_by: tuple[frozenset[str], ...]
+    """names of the images that show each point"""
     seconds: float
 
 
@@ -60,7 +62,7 @@ def map_photographs(paths: Sequence[Path], seed: int = 0) -> MappedScene:
 
 def _result(model: pycolmap.Reconstruction | None, seconds: float) -> MappedScene:
     if model is None:
-        return MappedScene({}, float("nan"), float("nan"), np.zeros((0, 3)), np.zeros((0, 3), np.uint8), seconds)
+        return MappedScene({}, float("nan"), float("nan"), np.zeros((0, 3)), np.zeros((0, 3), np.uint8), (), seconds)
     poses = {}
     for image in model.images.values():
         if image.has_pose:
@@ -68,6 +70,8 @@ def _result(model: pycolmap.Reconstruction | None, seconds: float) -> MappedScen
             T_camera_world[:3] = image.cam_from_world().matrix()
             poses[image.name] = np.linalg.inv(T_camera_world)
     camera = next(iter(model.cameras.values()))
-    points = [(point.xyz, point.color) for point in model.points3D.values()]
-    xyz, rgb = (np.array(part) for part in zip(*points, strict=True)) if points else (np.zeros((0, 3)),) * 2
-    return MappedScene(poses, float(camera.params[0]), float(camera.params[3]), xyz, rgb.astype(np.uint8), seconds)
+    points = list(model.points3D.values())
+    xyz = np.array([point.xyz for point in points]).reshape(-1, 3)
+    rgb = np.array([point.color for point in points]).reshape(-1, 3).astype(np.uint8)
+    seen = tuple(frozenset(model.images[mark.image_id].name for mark in point.track.elements) for point in points)
+    return MappedScene(poses, float(camera.params[0]), float(camera.params[3]), xyz, rgb, seen, seconds)

@@ -1,10 +1,11 @@
-"""Camera errors of plain, robust and robust + LoRA alignment on photographs with known cameras.
+"""Camera errors of plain, robust and robust + LoRA alignment, and with tracks, on photographs with known cameras.
 
     OMP_NUM_THREADS=1 python benchmarks/real_scenes.py SCENE ... [--epochs 2]
 
 SCENE is a folder with scene.json and images/; its frames of split `train` are calibrated with `compact` from the
 pictures alone. ATE: RMSE of camera centres after Sim(3) over the largest distance of two true cameras; rotation: mean
-relative rotation error over view pairs, degrees; focal: relative error of the first view's. No masks, no tracks.
+relative rotation error over view pairs, degrees; focal: relative error of the first view's. No masks. With `--tracks off`
+`compact` is not fine-tuned (docs/adaptation.md).
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ def main() -> None:
     parser.add_argument("scenes", type=Path, nargs="+")
     parser.add_argument("--network", default="compact")
     parser.add_argument("--epochs", type=int, default=None, help="of the fine-tuning")
+    parser.add_argument("--tracks", choices=["auto", "off"], default="auto")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = CalibrationConfig(network=options.network, device="cpu", masks=False, tracks="off")
+    config = CalibrationConfig(network=options.network, device="cpu", masks=False, tracks=options.tracks)
     if options.epochs is not None:
         config = replace(config, finetune=replace(config.finetune, epochs=options.epochs))
     table = Table("scene", "alignment", "views", "ATE", "rotation deg", "focal", "seconds", "remark")

@@ -5,8 +5,10 @@
 Training and held-out photographs are those of scene.json; 1000 steps, 320 pixels wide, `compact`, on this machine's
 rasteriser. Ours calibrates the training photographs and registers the held-out ones, as `ns-train lora3d-splat` does.
 Splatfacto trains with its defaults, at full size from the start, from the mapper's poses and sparse points. The mapper
-sees the held-out photographs as well, which tells it their poses, and more of its own. PSNR is raw, at the registered
-poses; for ours also after each held-out pose was aligned to its photograph. Views: those that are scored.
+sees the held-out photographs as well, which tells it their poses, more of its own, and points that only they show
+together with one other; `fair` leaves these points out: at least two training photographs must show a point. PSNR is
+raw, at the registered poses; for ours also after each held-out pose was aligned to its photograph. Views: those that
+are scored.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,8 @@ class MappedConfig(Lora3DDataParserConfig):
     """A scene whose cameras and points the mapper has found."""
 
     _target: Any = field(default_factory=lambda: MappedDataParser)
+    fair: bool = False
+    """leave out points that fewer than two training photographs show"""
 
 
 class MappedDataParser(Lora3DDataParser):
@@ -54,8 +59,10 @@ class MappedDataParser(Lora3DDataParser):
         train = np.stack([found.T_world_camera[view.path.name] for view in views if "eval" not in view.path.name])
         frame = normalisation(torch.from_numpy(train), _median_depth(found, train))
         placed = tuple(_placed(view, found, self.config) for view in wanted)
-        points = torch.from_numpy(found.points_world).float()
-        seeds = {"points3D_xyz": frame.points(points), "points3D_rgb": torch.from_numpy(found.rgb)}
+        least = 2 if self.config.fair else 0
+        use = [sum(not name.startswith("eval") for name in names) >= least for names in found.seen_by]
+        points = torch.from_numpy(found.points_world[use]).float()
+        seeds = {"points3D_xyz": frame.points(points), "points3D_rgb": torch.from_numpy(found.rgb[use])}
         return DataparserOutputs(
             image_filenames=[item.photograph.path for item in placed],
             cameras=nerfstudio_cameras(placed, frame, indexed=split == "train"),
@@ -103,12 +110,12 @@ def photographs(scene: Path, folder: Path) -> Path:
 
 def trained(name: str, data: Path, folder: Path, options: argparse.Namespace) -> tuple[Outcome, int, int]:
     """The outcome of a training, and how many of the held-out photographs it could score."""
-    kind = MappedConfig if name == "mapper" else Lora3DDataParserConfig
+    kind = {"mapper": MappedConfig, "fair": partial(MappedConfig, fair=True)}.get(name, Lora3DDataParserConfig)
     calibration = CalibrationConfig(
         network="compact", cache=folder.absolute() / "cache", tracks="off" if name == "without" else "auto"
     )
     parser = kind(data=data, long_side=options.long_side, eval_mode="filename", calibration=calibration)
-    config = full_size(splatfacto_config(parser)) if name == "mapper" else our_config(parser, options)
+    config = full_size(splatfacto_config(parser)) if name in ("mapper", "fair") else our_config(parser, options)
     outcome = run(config, name, folder, options)
     return outcome, len(parser.setup().get_dataparser_outputs("test").image_filenames), len(list(data.glob("eval*")))
 
@@ -124,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of scenes, each with scene.json")
     parser.add_argument("--scenes", nargs="+", default=["fountain_p11", "fox", "redkitchen_a"])
-    parser.add_argument("--trainings", nargs="+", default=["tracks", "without", "mapper"])
+    parser.add_argument("--trainings", nargs="+", default=["tracks", "without", "mapper", "fair"])
     parser.add_argument("--output", type=Path, default=Path("outputs/tracks_splats"))
     parser.add_argument(
         "--set", nargs="*", default=[], help="settings of ours, such as pipeline.model.depth_weight=0.1"
