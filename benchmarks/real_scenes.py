@@ -4,8 +4,8 @@
 
 SCENE is a folder with scene.json and images/; its frames of split `train` are calibrated with `compact` from the
 pictures alone. ATE: RMSE of camera centres after Sim(3) over the largest distance of two true cameras; rotation: mean
-relative rotation error over view pairs, degrees; focal: relative error of the first view's. No masks. With `--tracks off`
-`compact` is not fine-tuned (docs/adaptation.md).
+relative rotation error over view pairs, degrees; focal: relative error of the first view's. No masks. With
+`--tracks off` the network `compact` is not fine-tuned (docs/adaptation.md).
 """
 
 from __future__ import annotations
