@@ -166,7 +166,7 @@ def test_rates_follow_the_clock(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_held_out_crops_are_hidden_and_watched():
-    """No gradient inside the crop; training ends when the crops get worse for too long, at the best state."""
+    """No gradient inside the crop; training ends when the crops are bad for too long, at the last good state."""
     crops = HeldCrops(EarlyStopConfig(patience=2), [(160, 120), (30, 30)])
     crop = crops.crops[0]
     assert crops.crops[1] is None
@@ -180,13 +180,20 @@ def test_held_out_crops_are_hidden_and_watched():
     assert crops.hide(1, rendered, photo) is rendered
     module = torch.nn.Linear(1, 1)
     verdicts = []
-    for step, loss in enumerate((0.5, 0.4, 0.45, 0.41)):
+    for step, loss in enumerate((0.5, 0.4, 0.45, 0.41, 0.42, 0.45)):
         torch.nn.init.constant_(module.weight, step)
         verdicts.append(crops.look(step, loss, module))
-    assert verdicts == [False, False, False, True]
+    assert verdicts == [False, False, False, False, False, True]
     assert [step + 1 for step in range(160) if crops.due(step)] == [12, 25, 50, 100, 150]
     crops.restore(module)
-    assert (crops.best_step, float(module.weight)) == (1, 1.0)
+    assert (crops.kept_step, float(module.weight)) == (3, 3.0), "a tenth of the fall is no harm, a fifth is"
+
+
+def test_crops_that_never_improve_stop_the_training_early():
+    """With poor cameras the first look is the best one; nothing has fallen, so nothing may rise."""
+    crops, module = HeldCrops(EarlyStopConfig(patience=3), [(160, 120)]), torch.nn.Linear(1, 1)
+    assert [crops.look(step, loss, module) for step, loss in enumerate((0.35, 0.351, 0.352, 0.351))][-1]
+    assert crops.kept_step == 0
 
 
 def test_a_cropped_camera_sees_the_crop():

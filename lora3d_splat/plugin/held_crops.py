@@ -27,7 +27,11 @@ class EarlyStopConfig:
     """Steps between two looks at the crops; there are two more after a quarter and a half of them, because with poor
     poses the very first steps are the best."""
     patience: int = 8
-    """Looks without a gain after which training ends; the best state that was seen is kept."""
+    """Bad looks in a row after which training ends; the last state that looked good is kept."""
+    tolerance: float = 0.15
+    """A look is good while the crops' loss has risen from its lowest by at most this share of what it had fallen since
+    the first look. Where cameras are good it falls far, then goes up and down while held-out views still gain; where
+    they are poor it hardly falls, and every rise counts."""
     ssim_weight: float = 0.5
     """Share of 1 - SSIM in what is compared, the rest is L1: too many steps on wrong poses cost structure first."""
 
@@ -46,13 +50,13 @@ def place_crop(view: int, width: int, height: int, side: float) -> Crop | None:
 
 
 class HeldCrops:
-    """The crops of all training views, and the state in which they looked best."""
+    """The crops of all training views, and the last state in which they looked good."""
 
     def __init__(self, config: EarlyStopConfig, sizes: Sequence[tuple[int, int]]) -> None:
         self.config = config
         self.crops = [place_crop(view, *size, config.side) for view, size in enumerate(sizes)]
-        self.best = float("inf")
-        self.best_step = -1
+        self.first = self.best = float("inf")
+        self.kept_step = -1
         self._waited = 0
         self._state: dict[str, Tensor] = {}
 
@@ -71,16 +75,18 @@ class HeldCrops:
         return done % every == 0 or done in (every // 4, every // 2)
 
     def look(self, step: int, loss: float, module: nn.Module) -> bool:
-        """Take notice of the crops' loss after a step; True when it has not fallen for too long."""
-        if loss < self.best:
-            self.best, self.best_step, self._waited = loss, step, 0
+        """Take notice of the crops' loss after a step; True when it has been bad for too long."""
+        self.first = loss if self.first == float("inf") else self.first
+        self.best = min(self.best, loss)
+        if loss <= self.best + self.config.tolerance * (self.first - self.best):
+            self.kept_step, self._waited = step, 0
             self._state = {name: value.detach().clone() for name, value in module.state_dict().items()}
             return False
         self._waited += 1
         return self._waited >= self.config.patience
 
     def restore(self, module: nn.Module) -> None:
-        """Return to the state that looked best."""
+        """Return to the last state that looked good."""
         if self._state:
             module.load_state_dict(self._state)
 

@@ -170,7 +170,7 @@ class Lora3DPipeline(VanillaPipeline):
     def _kept_step(self, step: int) -> int:
         """How many steps the state that is kept has seen."""
         crops = self._splats.held_crops
-        return step + 1 if crops is None or crops.best_step < 0 else crops.best_step + 1
+        return step + 1 if crops is None or crops.kept_step < 0 else crops.kept_step + 1
 
     def _hold_crops(self) -> HeldCrops | None:
         """The crops of the training views, None where they are not wanted."""
@@ -189,8 +189,8 @@ class Lora3DPipeline(VanillaPipeline):
             stop = crops.look(step, self._crop_loss(crops), self._splats) or last
             if stop:
                 crops.restore(self._splats)
-                if crops.best_step < step:
-                    note(f"held-out crops were best after step {crops.best_step + 1}: that state is kept")
+                if crops.kept_step < step:
+                    note(f"held-out crops have got worse since step {crops.kept_step + 1}: that state is kept")
         if stop and step < trainer.last_step:
             trainer.stop_training = True
 
