@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.geometry.transforms import rotation_angle_deg, se3_exp
+from lora3d_splat.photometric import photo_loss
 
 Render = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(T_world_camera (4, 4) OpenCV axes, level) -> colours (h, w, 3) in [0, 1] and opacity (h, w, 1), where
@@ -41,6 +42,9 @@ class PoseAlignmentConfig:
     """A level ends early when so many steps brought no gain of a thousandth."""
     weight_decay: float = 0.0
     """Pull towards the pose at the start."""
+    ssim_weight: float = 0.2
+    """Share of 1 - SSIM in the loss, the rest is L1 (InstantSplat: 0). Colours alone can pull a camera off a scene that
+    lacks part of the photograph; structure holds it."""
 
     def __post_init__(self) -> None:
         if (self.steps is not None and self.steps < 0) or not all(level >= 1 for level in self.levels or (1,)):
@@ -65,7 +69,7 @@ class AlignedPose:
     T_world_camera: Tensor
     """(4, 4) OpenCV axes"""
     loss_before: float
-    """mean absolute error at full size, on rendered pixels, before"""
+    """loss at full size before"""
     loss_after: float
     """the same after; never larger"""
     steps: int
@@ -85,14 +89,14 @@ def align_pose(render: Render, photo: Tensor, T_world_camera: Tensor, config: Po
     assert config.levels is not None, "call resolved() first"
     start = T_world_camera.detach()
     with torch.no_grad():
-        loss_before = float(_loss(render, photo, start, 1))
+        loss_before = float(_loss(render, photo, start, 1, config.ssim_weight))
     pose, best, taken = start, loss_before, 0
     levels = [level for level in config.levels if min(photo.shape[:2]) // level >= 32] or [1]
     for index, level in enumerate(levels if config.steps else []):
         pose, best, steps = _descend(render, _reduced(photo, level), pose, level, index, len(levels), config)
         taken += steps
     with torch.no_grad():
-        best = float(_loss(render, photo, pose, 1)) if taken else best
+        best = float(_loss(render, photo, pose, 1, config.ssim_weight)) if taken else best
     if best >= loss_before:
         pose, best = start, loss_before
     return AlignedPose(
@@ -121,7 +125,7 @@ def _descend(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = _cosine(rate, config.final_rate, (index * steps + step) / (levels * steps))
         pose = start @ se3_exp(torch.cat([translation, rotation]))
-        loss = _loss(render, photo, pose, level)
+        loss = _loss(render, photo, pose, level, config.ssim_weight)
         value = float(loss.detach())
         since = 0 if value < 0.999 * best_loss else since + 1
         if value < best_loss:
@@ -134,11 +138,15 @@ def _descend(
     return best_pose, best_loss, step + 1
 
 
-def _loss(render: Render, photo: Tensor, T_world_camera: Tensor, level: int) -> Tensor:
-    """Mean absolute error over the pixels where something was rendered (InstantSplat)."""
+def _loss(render: Render, photo: Tensor, T_world_camera: Tensor, level: int, ssim_weight: float) -> Tensor:
+    """Mean absolute error over the pixels where something was rendered (InstantSplat), and 1 - SSIM of the picture."""
     colours, opacity = render(T_world_camera, level)
     shown = (opacity.detach() > 0).expand_as(colours)
-    return (colours - photo).abs()[shown].mean() if bool(shown.any()) else (colours - photo).abs().mean()
+    error = (colours - photo).abs()
+    error = error[shown].mean() if bool(shown.any()) else error.mean()
+    if ssim_weight == 0:
+        return error
+    return (1 - ssim_weight) * error + ssim_weight * photo_loss(colours, photo, 1.0)
 
 
 def _reduced(photo: Tensor, level: int) -> Tensor:

@@ -35,7 +35,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
         "0.003 and 0.001, weight decay 1e-4, cosine to 1e-4, best pose kept; `--eval-mode instantsplat` is its split. "
         "Differences: poses start where the view was registered, not between the training poses; LPIPS inputs are "
         "scaled to [-1, 1]",
-        PoseAlignmentConfig(steps=500, levels=(1,), patience=500, weight_decay=1e-4),
+        PoseAlignmentConfig(steps=500, levels=(1,), patience=500, weight_decay=1e-4, ssim_weight=0.0),
     ),
 }
 
