@@ -177,8 +177,10 @@ def planned_epochs(network: PointmapNetwork, count: int, config: FinetuneConfig)
     """Passes over `count` pairs or triplets: those asked for, or as many as the network needs."""
     if config.epochs is not None:
         return config.epochs
-    per_epoch = -(-count // config.batch_size)
-    return max(USUAL_EPOCHS, -(-getattr(network, "adaptation_steps", 0) // per_epoch))
+    steps = getattr(network, "adaptation_steps", None)
+    if steps is None:
+        return USUAL_EPOCHS
+    return max(USUAL_EPOCHS // 2, -(-steps // -(-count // config.batch_size)))
 
 
 def triplet_count(pairs: Sequence[ImagePair]) -> int:
