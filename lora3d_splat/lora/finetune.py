@@ -48,8 +48,8 @@ class FinetuneConfig:
     batch_size: int = 2
     """Pairs per step."""
     epochs: int | None = None
-    """Passes over all pairs. None: ten (LoRA3D), and where the network asks for more steps than ten passes over few
-    pairs give, as many as give them (compact: 450, what ten passes over ten photographs give)."""
+    """Passes over all pairs. None: ten (LoRA3D), and where the network asks for a number of steps as many as give them
+    (compact: 450, what ten passes over ten photographs give), five at least."""
     alpha: float | None = None
     """Reward for confidence in the loss; a pixel's best confidence is alpha / error. None takes what the network was
     trained with, because another value would shift all confidences: 1 for compact, else 0.2 (DUSt3R, MASt3R)."""
