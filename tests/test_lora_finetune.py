@@ -110,7 +110,7 @@ def test_labels_without_trusted_pixels_are_refused():
 
 
 def test_few_pairs_pass_as_often_as_the_network_asks():
-    """Ten times without a word of its own; as many steps as it asks for, five passes at least; exactly so often where told."""
+    """Ten times without a word of its own; by its steps, five times at least; exactly so often where told."""
     network, usual = recipe_network(), FinetuneConfig(rank=2)
     assert planned_epochs(network, 7, usual) == 10
     network.adaptation_steps = 450
