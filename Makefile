@@ -33,8 +33,8 @@ test: export MALLOC_TOP_PAD_ := 67108864
 test: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
-# As the file that the package ships was made: two more hours on one core (resumed from runs/compact where they were broken
-# off), then a quarter of the way towards their result.
+# Goes on from the file that the package ships (resumed in runs/compact where it was broken off), then half of the way
+# towards the result.
 retrain: env
 	$(BIN)/ns-lora3d pretrain --initial lora3d_splat/networks/compact.safetensors --seed 10 --texture-sets 4 --motion 0.1 1.6 \
 	  --muon-rate 0.002 --adam-rate 0.0007 $(RETRAIN)

@@ -469,12 +469,17 @@ def textured_plane(scene: AlignedScene, distance: float, plain: bool = False) ->
     return pictures
 
 
-def test_plane_sweep_finds_the_wall_and_claims_nothing_on_a_plain_one() -> None:
-    scene = aligned(make_track_scene(4))
+def side_by_side(depth: float) -> AlignedScene:
+    """Four cameras on a line that look straight ahead, all of whose pixels are said to be so far away."""
     poses = torch.eye(4, dtype=torch.float64).repeat(4, 1, 1)
     poses[:, 0, 3] = torch.tensor([0.0, 0.25, 0.5, -0.25]).double()
-    near = tuple(torch.full((48, 64), 3.7) for _ in range(4))
-    scene = replace(scene, T_world_camera=poses, depth=near)
+    depths = tuple(torch.full((48, 64), depth) for _ in range(4))
+    return replace(aligned(make_track_scene(4)), T_world_camera=poses, depth=depths)
+
+
+def test_plane_sweep_finds_the_wall_and_claims_nothing_on_a_plain_one() -> None:
+    scene = side_by_side(3.7)
+    near = scene.depth
     depth, sureness = sharpen(textured_plane(scene, 4.0), scene, (True,) * 4)
     sure = sureness[0] > 0
     assert sure.float().mean() > 0.3
@@ -486,11 +491,7 @@ def test_plane_sweep_finds_the_wall_and_claims_nothing_on_a_plain_one() -> None:
 
 def test_a_guess_reaches_a_wall_far_outside_the_band() -> None:
     """Depths off by half are beyond the search; with a guess near the truth beside them, the sweep finds the wall."""
-    scene = aligned(make_track_scene(4))
-    poses = torch.eye(4, dtype=torch.float64).repeat(4, 1, 1)
-    poses[:, 0, 3] = torch.tensor([0.0, 0.25, 0.5, -0.25]).double()
-    wrong = tuple(torch.full((48, 64), 2.4) for _ in range(4))
-    scene = replace(scene, T_world_camera=poses, depth=wrong)
+    scene = side_by_side(2.4)
     images, guesses = textured_plane(scene, 4.0), [torch.full((48, 64), 3.85)] * 4
     for told, found in ((None, False), (guesses, True)):
         depth, sureness = sharpen(images, scene, (True,) * 4, guesses=told)

@@ -104,6 +104,10 @@ class PretrainConfig:
                 "an empty batch or pool", "at least one pair and one scene", "raise pairs and first_scenes"
             )
 
+    def scene(self, number: int, sizes: tuple[Size, ...]) -> tuple[int, Size]:
+        """Seed and (H, W) of the scene that is drawn as the `number`-th."""
+        return self.seed * 10**7 + number, sizes[number % len(sizes)]
+
     @property
     def scene_options(self) -> SceneOptions:
         """What its scenes have in common."""

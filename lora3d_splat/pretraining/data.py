@@ -128,17 +128,12 @@ class ScenePool:
             if oldest.pairs:
                 self._usable[oldest.size].popleft()
 
-    def _next(self, ahead: int, sizes: tuple[Size, ...]) -> tuple[int, Size]:
-        """Seed and size of the scene that is `ahead` scenes away."""
-        number = self.rendered + ahead
-        return self.config.seed * 10**7 + number, sizes[number % len(sizes)]
-
     def extend(self, count: int, sizes: tuple[Size, ...]) -> None:
         """Pool `count` more scenes, waiting for them."""
         for _ in range(count):
             self._ask(sizes)
-            scene = self.workers.take() if self.workers else render(self.config.scene_options, *self._next(0, sizes))
-            self._add(scene)
+            job = self.config.scene(self.rendered, sizes)
+            self._add(self.workers.take() if self.workers else render(self.config.scene_options, *job))
             self.rendered += 1
 
     def take_finished(self, sizes: tuple[Size, ...]) -> None:
@@ -150,7 +145,7 @@ class ScenePool:
 
     def _ask(self, sizes: tuple[Size, ...]) -> None:
         while self.workers and self.workers.asked < self.workers.room:
-            self.workers.ask(*self._next(self.workers.asked, sizes))
+            self.workers.ask(*self.config.scene(self.rendered + self.workers.asked, sizes))
 
     def draw(self, rng: np.random.Generator) -> PairBatch:
         """A batch of pairs of one size; larger images come in smaller batches."""

@@ -31,8 +31,7 @@ def write_preview(config: PretrainConfig) -> Path:
     the other view does not see darkened and dots of equal colour on equal surface points.
     """
     sizes = config.sizes + config.final_sizes
-    first = config.seed * 10**7
-    rows = [_row(render(config.scene_options, first + k, sizes[k % len(sizes)])) for k in range(config.preview)]
+    rows = [_row(render(config.scene_options, *config.scene(k, sizes))) for k in range(config.preview)]
     sheet = np.full((sum(len(row) for row in rows), max(row.shape[1] for row in rows), 3), 255, np.uint8)
     top = 0
     for row in rows:

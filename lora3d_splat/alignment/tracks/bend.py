@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from .ruler import sample_depth
+
 GRID = (16, 20)
 """Control values of the field, rows and columns, between which it is bilinear."""
 STIFFNESS = 0.1
@@ -21,10 +23,8 @@ def bend_depth(depth: Tensor, pixels: Tensor, wanted: Tensor) -> Tensor:
     Without marks the depth is returned as it is.
     """
     height, width = depth.shape
-    column, row = pixels.floor().long().unbind(-1)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    own = depth[row.clamp(0, height - 1), column.clamp(0, width - 1)].double()
-    usable = inside & (own > 0)
+    own = sample_depth(depth, pixels)
+    usable = own > 0
     if not bool(usable.any()):
         return depth
     gap = (wanted[usable] / own[usable]).log()

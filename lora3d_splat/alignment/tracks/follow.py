@@ -7,6 +7,8 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from .ruler import sample_depth
+
 NEIGHBOURS = 7
 """Marks whose median correction a pixel takes."""
 REACH = 0.04
@@ -24,19 +26,16 @@ def follow_marks(depth: Tensor, image: Tensor, pixels: Tensor, wanted: Tensor) -
     marks on a house do not move the wall in front of it (a bilateral filter, Tomasi and Manduchi 1998, with a median).
     """
     height, width = depth.shape
-    column, row = pixels.floor().long().unbind(-1)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    row, column = row[inside], column[inside]
-    own, asked = depth[row, column].double(), wanted[inside].double()
-    usable = (own > 0) & (asked > 0)
+    own = sample_depth(depth, pixels)
+    usable = (own > 0) & (wanted > 0)
     if int(usable.sum()) < NEIGHBOURS:
         return depth
-    row, column = row[usable], column[usable]
-    gap = (asked[usable] / own[usable]).log().numpy()
+    column, row = pixels[usable].floor().long().unbind(-1)
+    gap = (wanted[usable].double() / own[usable]).log().numpy()
     place = _places(image)
     tree = cKDTree(place[row, column])
     distance, nearest = tree.query(place.reshape(-1, place.shape[-1]), k=NEIGHBOURS)
-    correction = np.median(gap[nearest], axis=1) * 1 / (1 + (distance[:, 0] / FADE) ** 4)
+    correction = np.median(gap[nearest], axis=1) / (1 + (distance[:, 0] / FADE) ** 4)
     return depth * torch.from_numpy(np.exp(correction)).view(height, width).to(depth.dtype)
 
 
