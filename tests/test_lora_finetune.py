@@ -125,6 +125,25 @@ def test_few_pairs_pass_as_often_as_the_network_asks():
     assert sum(counted) == len(result.losses) * len(LABELS)
 
 
+def test_both_orders_of_a_pair_share_a_batch():
+    """A batch of two encodes two images where a pair is labelled in both orders; lone pairs share what is left."""
+    network = recipe_network()
+    encoded, encode = [], network.encode
+    network.encode = lambda images: encoded.append(len(images)) or encode(images)
+    squares = [random_view(index, (32, 32)) for index in range(4)]
+    predictions = predict_pairs(recipe_network(salt=1), squares, complete_pairs(4))
+    labels = [
+        PseudoLabels(p.pair, p.points_reference, p.confidence_reference > 1.0, p.points_other, p.confidence_other > 1.0)
+        for p in predictions
+    ]
+    finetune(network, squares, labels, replace(CONFIG, epochs=1))
+    assert encoded == [2] * 6
+    encoded.clear()
+    lone = [label for label in labels if (label.pair.reference, label.pair.other) not in ((1, 0), (3, 2))]
+    finetune(network, squares, lone, replace(CONFIG, epochs=1))
+    assert sorted(encoded) == [2, 2, 2, 2, 4]
+
+
 def test_alpha_is_the_networks_own_unless_given():
     """A network trained with alpha 1 is fine-tuned as with alpha=1; without a word of its own, as with 0.2."""
 

@@ -122,7 +122,7 @@ def finetune(
 
     def prepare() -> _Lesson[PseudoLabels]:
         return _Lesson(
-            items=lambda generator: _shuffled(usable, generator),
+            items=lambda generator: _couples(usable, generator),
             shapes=lambda label: _shapes(views, label.pair.reference, label.pair.other),
             loss=loss,
             batch_size=config.batch_size,
@@ -265,6 +265,13 @@ def _batches(lesson: _Lesson[Item], config: FinetuneConfig, epoch: int) -> list[
         for start in range(0, len(group), size)
     ]
     return _shuffled(batches, generator)
+
+
+def _couples(labels: Sequence[PseudoLabels], generator: torch.Generator) -> list[PseudoLabels]:
+    """Random order with every pair beside its reverse: both orders in one batch need their images encoded once."""
+    couples = group_by(labels, lambda label: frozenset((label.pair.reference, label.pair.other)))
+    shuffled = _shuffled([couple for _, couple in couples], generator)
+    return [label for couple in sorted(shuffled, key=len, reverse=True) for label in couple]
 
 
 def _shuffled(items: Sequence[Item], generator: torch.Generator) -> list[Item]:
