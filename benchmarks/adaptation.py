@@ -59,6 +59,7 @@ from lora3d_splat.records import (
     PairPrediction,
     PixelAffine,
     PseudoLabels,
+    SparseScene,
     View,
 )
 from lora3d_splat.synthetic.pairs import scene_pairs
@@ -204,15 +205,17 @@ class Study:
         predictions = predict_pairs(network, scene.views, self.pairs)
         self.plain = self.aligned(predictions, AlignmentConfig(robust="none"))
         self.robust = self.aligned(predictions)
-        self.tracked = self._tracked()
+        self.sparse = find_tracks(scene.views, self.robust.scene, predictions, AlignmentConfig())
+        self.tracked = None if self.sparse is None else self._settled(self.sparse)
 
-    def _tracked(self) -> tuple[AlignedScene, CalibratedConfidence] | None:
-        """The scene on tracks, sharpened, where they convince: what self-calibration learns from then."""
-        config, views, base = AlignmentConfig(), self.scene.views, self.robust
-        sparse = find_tracks(views, base.scene, base.predictions, config)
-        if sparse is None:
-            return None
-        return settle(views, base.scene, base.predictions, sparse, config, self.network.confidence_floor, sharp=True)
+    def _settled(self, sparse: SparseScene) -> tuple[AlignedScene, CalibratedConfidence]:
+        """The scene on tracks, sharpened: what self-calibration learns from where tracks convince."""
+        views, base, floor = self.scene.views, self.robust, self.network.confidence_floor
+        return settle(views, base.scene, base.predictions, sparse, AlignmentConfig(), floor, sharp=True)
+
+    def _placed(self, pair: ImagePair) -> bool:
+        """Whether features place both views; true where they place none."""
+        return self.sparse is None or self.sparse.places(pair)
 
     def aligned(self, predictions: tuple[PairPrediction, ...], config: AlignmentConfig | None = None) -> Pass:
         """Align all pairs, and the training pairs alone to judge the others."""
@@ -246,7 +249,9 @@ class Study:
             return "no tracks to learn from"
         labels = make_pseudo_labels(self.scene.views, teacher, confidence, settings.labels)
         reason = degenerate(labels, len(teacher.pairs), settings.labels)
-        labels = [label for label in labels if label.pair in self.training]
+        labels = [label for label in labels if label.pair in self.training and self._placed(label.pair)]
+        if settings.tracks and not any(self._placed(pair) for pair in self.unseen):
+            return "no left-out pair of views that features place"
         if reason or not labels:
             return reason or "no training pair has labels"
         return self.adapted(lambda: finetune(self.network, self.scene.views, labels, settings.finetune))
@@ -266,13 +271,13 @@ class Study:
         lost = sum(self.robust.scene.registered) - sum(adapted.scene.registered)
         before, after = self.robust.heldout, adapted.heldout
         if self.tracked is not None:
-            with suppress(InputError):  # no left-out pair of views that both are placed
+            with suppress(InputError):  # no left-out pair of views that features place
                 before, after = (self._against_tracks(each) for each in (self.robust, adapted))
         return after <= before and lost <= 0
 
     def _against_tracks(self, each: Pass) -> float:
         assert self.tracked is not None
-        unseen = [item for item in each.predictions if item.pair in set(self.unseen)]
+        unseen = [item for item in each.predictions if item.pair in set(self.unseen) and self._placed(item.pair)]
         return pair_residual(self.tracked[0], unseen)
 
     def errors(self, each: Pass) -> dict[str, float]:

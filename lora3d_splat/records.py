@@ -148,6 +148,10 @@ class SparseScene:
     explained: float = 1.0
     """share of the verified marks of placed views that belong to points that hold"""
 
+    def places(self, pair: ImagePair) -> bool:
+        """Whether features place both views of a pair."""
+        return self.placed[pair.reference] and self.placed[pair.other]
+
 
 @dataclass(frozen=True)
 class PseudoLabels:

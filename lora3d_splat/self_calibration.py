@@ -78,7 +78,7 @@ from lora3d_splat.records import (
 )
 from lora3d_splat.watch import watcher
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 """Raised when the same inputs and settings give another result than before, so that old entries are not found."""
 PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
 TRACKED, TRACKED_ROBUST = "robust + LoRA + tracks", "robust + tracks"
@@ -234,8 +234,8 @@ class _Run:
             tracked = self._settle(robust, predictions, sparse)
             advance(1)
             teacher = tracked if isinstance(tracked, _Pass) else robust
-            labels = self._labels(teacher)
-            adapter, adapted, again = None, self._refusal(teacher, labels), predictions
+            labels = self._labels(teacher, sparse)
+            adapter, adapted, again = None, self._refusal(teacher, labels, sparse), predictions
             if adapted is None:
                 adapter = self._finetune(labels, self._schedule(teacher))
                 advance(1)
@@ -243,9 +243,9 @@ class _Run:
                 advance(1)
                 adapted = self._attempt(ADAPTED, lambda: self._align(ADAPTED, again))
                 advance(1)
-                if isinstance(adapted, _Pass) and isinstance(tracked, _Pass):
+                if isinstance(adapted, _Pass) and isinstance(tracked, _Pass) and sparse is not None:
                     robust, adapted = (
-                        self._judged_by(tracked, each, found)
+                        self._judged_by(tracked, sparse, each, found)
                         for each, found in ((robust, predictions), (adapted, again))
                     )
             kept, decision = self._decide(robust, adapted)
@@ -448,12 +448,16 @@ class _Run:
         except Lora3DError:  # without those pairs the scene falls apart; the full one then has to do
             return None, None
 
-    def _labels(self, robust: _Pass) -> tuple[PseudoLabels, ...]:
-        """Of all pairs with enough trusted pixels; none where no fine-tuning on them is asked for."""
+    def _labels(self, teacher: _Pass, sparse: SparseScene | None) -> tuple[PseudoLabels, ...]:
+        """Of all pairs with enough trusted pixels; none where no fine-tuning on them is asked for.
+
+        A view that features do not place among others that they do was placed by the network, and teaches it nothing.
+        """
         if self.config.adapt != "pseudo-labels":
             return ()
-        cutoff = self.network.confidence_cutoff
-        return make_pseudo_labels(self.views, robust.scene, robust.confidence, self.config.pseudo_labels, cutoff)
+        config, cutoff = self.config.pseudo_labels, self.network.confidence_cutoff
+        labels = make_pseudo_labels(self.views, teacher.scene, teacher.confidence, config, cutoff)
+        return tuple(label for label in labels if sparse is None or sparse.places(label.pair))
 
     def _schedule(self, teacher: _Pass) -> FinetuneConfig:
         """More passes over few pairs only where the teacher knows more than the network (docs/adaptation.md)."""
@@ -461,7 +465,7 @@ class _Run:
         on_tracks = self.config.adapt == "pseudo-labels" and teacher.name == TRACKED_ROBUST
         return settings if on_tracks else replace(settings, epochs=settings.epochs or USUAL_EPOCHS)
 
-    def _refusal(self, teacher: _Pass, labels: tuple[PseudoLabels, ...]) -> _Skipped | None:
+    def _refusal(self, teacher: _Pass, labels: tuple[PseudoLabels, ...], sparse: SparseScene | None) -> _Skipped | None:
         """Why the network is not fine-tuned, None where nothing speaks against it."""
         if self.config.adapt == "none":
             return _Skipped(ADAPTED, "fine-tuning is switched off by the settings")
@@ -470,9 +474,13 @@ class _Run:
         if self.config.adapt == "triplet":
             alone = "no view is the reference of two training pairs, so there is nothing to compare"
             return None if can_form_triplets(self.training) else _Skipped(ADAPTED, alone)
-        if getattr(self.network, "adaptation_needs_tracks", False) and teacher.name != TRACKED_ROBUST:
-            alone = "its pairs share their errors, so it learns from feature tracks alone, and there are none"
-            return _Skipped(ADAPTED, f"{self.network.name} is not fine-tuned: {alone}")
+        if getattr(self.network, "adaptation_needs_tracks", False):
+            alone = "its pairs share their errors, so it learns from feature tracks alone, and "
+            if sparse is None:
+                return _Skipped(ADAPTED, f"{self.network.name} is not fine-tuned: {alone}there are none")
+            if self.unseen and not any(sparse.places(pair) for pair in self.unseen):
+                none = "none of the pairs left out to judge it connects two cameras that features place"
+                return _Skipped(ADAPTED, f"{self.network.name} is not fine-tuned: {alone}{none}")
         reason = degenerate(labels, len(teacher.scene.pairs), self.config.pseudo_labels)
         if reason is None and not any(label.pair in self.training for label in labels):
             reason = "only pairs left out of the fine-tuning have enough trusted pixels"
@@ -567,13 +575,15 @@ class _Run:
             sparse=sparse,
         )
 
-    def _judged_by(self, tracked: _Pass, each: _Pass, predictions: Sequence[PairPrediction]) -> _Pass:
-        """With its residual on the left-out pairs against the scene on tracks.
+    def _judged_by(
+        self, tracked: _Pass, sparse: SparseScene, each: _Pass, predictions: Sequence[PairPrediction]
+    ) -> _Pass:
+        """With its residual on the left-out pairs of views that features place, against the scene on tracks.
 
-        Where features have placed the cameras, they know better than either network, whose agreement with itself says
-        nothing of errors that all its pairs share.
+        There features know better than either network, whose agreement with itself says nothing of errors that all its
+        pairs share.
         """
-        unseen = [item for item in predictions if item.pair in set(self.unseen)]
+        unseen = [item for item in predictions if item.pair in set(self.unseen) and sparse.places(item.pair)]
         try:
             return replace(each, tracked_residual=pair_residual(tracked.scene, unseen))
         except InputError:  # no left-out pair of views that both are placed

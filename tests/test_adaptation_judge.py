@@ -6,10 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lora3d_splat.alignment import AlignmentConfig
 from lora3d_splat.lora.finetune import FinetuneConfig
-from lora3d_splat.records import ImagePair
+from lora3d_splat.networks.compact import load_compact
+from lora3d_splat.pairs import complete_pairs
+from lora3d_splat.records import ImagePair, PseudoLabels, SparseScene
 from lora3d_splat.self_calibration import ROBUST, TRACKED, TRACKED_ROBUST, CalibrationConfig, _Run, calibrate
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tabletop" / "images"
@@ -37,6 +40,48 @@ def test_tracks_outrank_the_networks_own_agreement(before, after, kept: bool, wo
     decision = run._decide(before, after)
     assert decision[0] == kept
     assert words in decision[1]
+
+
+def on_tracks(placed: tuple[bool, ...]) -> SparseScene:
+    """Features place these views; nothing else is looked at."""
+    nothing = torch.zeros(0)
+    return SparseScene(placed, nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+
+
+@pytest.mark.parametrize(
+    ("placed", "words"),
+    [
+        ((True, True, False, True), "none of the pairs left out to judge it connects two cameras that features place"),
+        ((True, True, True, False), None),
+    ],
+)
+def test_nothing_is_learnt_that_tracks_cannot_judge(placed: tuple[bool, ...], words: str | None) -> None:
+    """The pair left out is that of views 0 and 2; `compact` does not judge itself."""
+    pairs = complete_pairs(4)
+    run = _Run.__new__(_Run)
+    run.network, run.config, run.views = load_compact(), CalibrationConfig(network="compact"), (None,) * 4
+    run.unseen = (ImagePair(0, 2), ImagePair(2, 0))
+    run.training = tuple(pair for pair in pairs if pair not in run.unseen)
+    whole = torch.ones(2, 2, dtype=torch.bool)
+    labels = tuple(PseudoLabels(pair, torch.ones(2, 2, 3), whole, torch.ones(2, 2, 3), whole) for pair in pairs)
+    teacher = SimpleNamespace(name=TRACKED_ROBUST, scene=SimpleNamespace(pairs=pairs))
+    refusal = run._refusal(teacher, labels, on_tracks(placed))
+    assert (refusal is None) == (words is None)
+    if words is not None:
+        assert words in refusal.reason
+
+
+def test_views_that_features_do_not_place_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the labels of all pairs those stay whose views both are placed; without tracks all stay."""
+    pairs = complete_pairs(3)
+    labels = [SimpleNamespace(pair=pair) for pair in pairs]
+    monkeypatch.setattr("lora3d_splat.self_calibration.make_pseudo_labels", lambda *_: labels)
+    run = _Run.__new__(_Run)
+    run.network, run.config, run.views = load_compact(), CalibrationConfig(network="compact"), (None,) * 3
+    teacher = SimpleNamespace(scene=None, confidence=None)
+    kept = run._labels(teacher, on_tracks((True, False, True)))
+    assert [label.pair for label in kept] == [ImagePair(0, 2), ImagePair(2, 0)]
+    assert [label.pair for label in run._labels(teacher, None)] == list(pairs)
 
 
 def test_the_bundled_example_is_judged_by_its_tracks(tmp_path: Path) -> None:
