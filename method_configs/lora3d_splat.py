@@ -47,18 +47,19 @@ def _fast() -> Any:
 
 
 def _long() -> Any:
-    """More steps, and Gaussians that multiply."""
+    """More steps, and Gaussians that multiply; their colours vary a little with the direction of view."""
     config = _default()
     model = config.pipeline.model
     model = replace(
         model,
+        sh_degree=1,
         densify=replace(model.densify, enabled=True),
         early_stop=replace(model.early_stop, every=250),
     )
     return replace(
         config,
         method_name="lora3d-splat-long",
-        max_num_iterations=7000,
+        max_num_iterations=3000,
         steps_per_save=500,
         pipeline=replace(config.pipeline, model=model),
     )
@@ -84,7 +85,7 @@ def _with_data(config: Any, calibration: Callable[[Any], Any], **changes: Any) -
 VARIANTS: dict[str, tuple[Callable[[], Any], str]] = {
     "lora3d_splat": (_default, "Unposed photographs to a scored splat (LoRA3D calibration)."),
     "lora3d_splat_fast": (_fast, "lora3d-splat, a first look: no fine-tuning, 300 steps."),
-    "lora3d_splat_long": (_long, "lora3d-splat, 7000 steps with MCMC densification."),
+    "lora3d_splat_long": (_long, "lora3d-splat, 3000 steps with MCMC densification."),
     "lora3d_splat_baseline": (_baseline, "lora3d-splat without self-calibration, to compare."),
 }
 """What the entry points name: how its configuration is built, and nerfstudio's line about it."""
