@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ pytest.importorskip("nerfstudio")
 from plugin_run import STEPS, run_config, train
 from plugin_scene import camera_pose, fake_self_calibration, write_photographs
 
+from lora3d_splat.errors import InputError
 from lora3d_splat.export.scene_json import read_scene_json
 from lora3d_splat.export.splat import read_splat_ply
 from lora3d_splat.geometry.transforms import se3_exp
 from lora3d_splat.plugin.camera_poses import BAKED, train_view
+from lora3d_splat.plugin.context import RunContext, running
+from lora3d_splat.plugin.dataparser import place_scene
 from lora3d_splat.plugin.model import position_rate, view_matrix
 
 PERTURBATION = se3_exp(torch.tensor([0.03, -0.02, 0.02, 0.01, -0.012, 0.008], dtype=torch.float64))
@@ -197,6 +201,36 @@ def test_loading_for_the_tools(run):
     assert train_view(baked[2:3]) == BAKED
     direct, indexed = pipeline.model.get_outputs(baked[2:3])["rgb"], pipeline.model.get_outputs(raw[2:3])["rgb"]
     assert torch.allclose(direct, indexed, atol=1e-5)
+
+
+def uncalibrated(*_: object) -> None:
+    raise AssertionError("nothing should be calibrated")
+
+
+def test_a_finished_run_needs_no_cache(run, monkeypatch):
+    """The tools take the calibration of the run's own folder, and so the cameras that were trained."""
+    monkeypatch.setattr("lora3d_splat.self_calibration.calibrate", uncalibrated)
+    config = yaml.load((base(run) / "config.yml").read_text(), Loader=yaml.Loader)
+    pipeline = config.pipeline.setup(device=torch.device("cpu"), test_mode="test")
+    found, trained = (each.datamanager.train_dataset.cameras for each in (pipeline, run.pipeline))
+    assert torch.equal(found.camera_to_worlds, trained.camera_to_worlds)
+    assert torch.equal(found.fx, trained.fx)
+
+
+def test_a_named_calibration_must_fit(run, tmp_path, monkeypatch):
+    """A training refuses a folder without one, and one of other photographs; tools calibrate again and say why."""
+    data = run.config.pipeline.datamanager.dataparser
+    write_photographs(tmp_path / "fewer", 4)
+    missing = replace(data, calibrated=tmp_path / "nowhere")
+    other = replace(data, calibrated=base(run) / "calibration", data=tmp_path / "fewer")
+    for config, words in ((missing, "nowhere"), (other, "no training photograph here")):
+        with running(RunContext("cpu", training=True)), pytest.raises(InputError, match=words):
+            place_scene(config)
+    with running(RunContext("cpu")):
+        assert place_scene(missing).calibration.views
+    monkeypatch.setattr("lora3d_splat.self_calibration.calibrate", uncalibrated)
+    with running(RunContext("cpu", training=True)):
+        assert place_scene(replace(data, calibrated=base(run) / "calibration")).train
 
 
 def test_resume_moves_the_gaussians(run, tmp_path):

@@ -12,6 +12,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 
+from lora3d_splat.calibration_files import load_calibration
 from lora3d_splat.console import note, warn
 from lora3d_splat.errors import InputError
 from lora3d_splat.export.cameras import PhotographCamera, photograph_cameras
@@ -55,6 +56,9 @@ class Lora3DDataParserConfig(DataParserConfig):
     cameras: Path | None = None
     """A cameras.json or scene.json: these cameras, instead of the calibrated ones, train and score. All photographs are
     then calibrated together, which gives the depth."""
+    calibrated: Path | None = None
+    """Folder of a finished calibration of the training photographs (from `ns-lora3d calibrate`, or a run's), used as it
+    is. A finished run's config.yml names its own: what later tools show does not depend on the cache."""
     recalibrate: bool = False
     """Calibrate again in this training run even if a cached result exists; later tools use the new result."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -130,8 +134,6 @@ class Lora3DDataParser(DataParser):
 
 def place_scene(config: Lora3DDataParserConfig) -> PlacedScene:
     """Split, calibrate the training photographs, register the held-out ones, seed."""
-    from lora3d_splat import self_calibration
-
     paths = list_images(config.data)
     split = split_photographs(
         paths, config.eval_mode, config.eval_interval, config.train_split_fraction, config.train_views
@@ -141,7 +143,7 @@ def place_scene(config: Lora3DDataParserConfig) -> PlacedScene:
     settings, device_type, wall = _calibration_settings(config), _device_type(), {}
     known = config.cameras is not None
     calibration = _timed(
-        wall, "calibration", lambda: self_calibration.calibrate(tuple(paths) if known else split.train, settings)
+        wall, "calibration", lambda: _calibration(config, tuple(paths) if known else split.train, settings)
     )
     seconds = dict(calibration.seconds)
     long_side = LONG_SIDE[device_type] if config.long_side == "auto" else config.long_side
@@ -206,6 +208,34 @@ def _calibration_settings(config: Lora3DDataParserConfig) -> CalibrationConfig:
     if not run_context().training:
         return config.calibration
     return replace(config.calibration, recompute=True)
+
+
+def _calibration(config: Lora3DDataParserConfig, paths: tuple[Path, ...], settings: CalibrationConfig) -> Calibration:
+    """The finished one that is named, else what the cache has or the photographs give.
+
+    Raises InputError where a training names a folder that holds no calibration, or one of other photographs; tools that
+    load a finished run go on with the cache.
+    """
+    from lora3d_splat import self_calibration
+
+    if config.calibrated is None or settings.recompute:
+        return self_calibration.calibrate(paths, settings)
+    try:
+        found = load_calibration(config.calibrated)
+        strange = sorted({view.path.name for view in found.views} - {path.name for path in paths})
+        if strange:
+            raise InputError(
+                f"{config.calibrated}, a calibration with {strange[0]}, which is no training photograph here",
+                "a calibration of the training photographs alone",
+                "calibrate those (held-out ones must not help), or leave --calibrated out",
+            )
+    except InputError as error:
+        if run_context().training:
+            raise
+        warn(f"{error.found}: the photographs are calibrated again")
+        return self_calibration.calibrate(paths, settings)
+    note(f"calibration of {config.calibrated}: {found.decision}")
+    return found
 
 
 def _heldout(

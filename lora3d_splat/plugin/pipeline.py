@@ -28,7 +28,7 @@ from lora3d_splat.plugin.ffmpeg import provide_ffmpeg
 from lora3d_splat.plugin.held_crops import HeldCrops
 from lora3d_splat.plugin.model import Lora3DSplatModel, Lora3DSplatModelConfig
 from lora3d_splat.plugin.protocols import PROTOCOLS, ProtocolName, pose_alignment
-from lora3d_splat.plugin.run_files import write_comparison, write_run_files
+from lora3d_splat.plugin.run_files import CALIBRATION_FOLDER, name_calibration, write_comparison, write_run_files
 from lora3d_splat.plugin.scores_file import print_scores, scores_document, write_scores
 from lora3d_splat.plugin.trainer import Lora3DTrainer
 from lora3d_splat.plugin.training_log import TrainingLog
@@ -109,7 +109,7 @@ class Lora3DPipeline(VanillaPipeline):
         trainer, start = attributes.trainer, time.perf_counter()
         if isinstance(trainer, Lora3DTrainer):
             # Written before the first step, so that a run that crashes can be reported.
-            write_outputs(self.scene.calibration, trainer.base_dir / "calibration", self.scene.settings)
+            write_outputs(self.scene.calibration, trainer.base_dir / CALIBRATION_FOLDER, self.scene.settings)
             self.training_log.open(trainer.base_dir / CURVE_FILE)
             every = max(1, trainer.config.max_num_iterations // LOOKS)
             after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
@@ -163,6 +163,7 @@ class Lora3DPipeline(VanillaPipeline):
             self.scene, scores, self._alignment, PROTOCOLS[self.config.protocol], device_type, facts, seconds
         )
         write_scores(trainer.base_dir / "metrics.json", document)
+        name_calibration(trainer.base_dir)  # not earlier: a broken-off run is found again by its config.yml
         print_scores(document)
         note(f"results: {trainer.base_dir}")
         note(f"report: {write_report(trainer.base_dir)}")

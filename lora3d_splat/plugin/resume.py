@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora3d_splat.report.run_results import SCORES_FILE
-
-CONFIG_FILE = "config.yml"
+from lora3d_splat.report.run_results import CONFIG_FILE, SCORES_FILE
 
 
 def unfinished_checkpoint(run: Path, checkpoints: str) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 from lora3d_splat.export.cameras import PhotographCamera
@@ -21,8 +22,10 @@ from lora3d_splat.plugin.dataparser import PlacedScene, nerfstudio_cameras
 from lora3d_splat.plugin.evaluation import ViewScore
 from lora3d_splat.plugin.model import Lora3DSplatModel
 from lora3d_splat.plugin.normalise import Normalisation
-from lora3d_splat.report.run_results import comparison_path
+from lora3d_splat.report.run_results import CONFIG_FILE, comparison_path
 
+CALIBRATION_FOLDER = "calibration"
+"""Of a run."""
 ERROR_GAIN = 3.0
 """A third of full scale shows as white in the error picture."""
 
@@ -83,6 +86,17 @@ def write_run_files(folder: Path, model: Lora3DSplatModel, scene: PlacedScene, s
     write_scene_json(folder / "cameras.json", calibration.network, calibration.licence, cameras)
     for view, score in zip(scene.heldout or scene.train, scores, strict=True):
         write_comparison(folder / comparison_path(view.camera.file), score)
+
+
+def name_calibration(folder: Path) -> None:
+    """Let config.yml of a finished run name the run's own calibration, which later tools then load."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():  # a trainer that was made by hand
+        return
+    config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.Loader)
+    config.pipeline.datamanager.dataparser.calibrated = (folder / CALIBRATION_FOLDER).absolute()
+    with atomic_file(path) as temporary:
+        temporary.write_text(yaml.dump(config), encoding="utf-8")
 
 
 def write_comparison(path: Path, score: ViewScore) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 SCORES_FILE = "metrics.json"
+CONFIG_FILE = "config.yml"
 CURVE_FILE = "training.csv"
 CURVE_COLUMNS = ("step", "seconds", "psnr", "heldout_psnr")
 COMPARISONS_FOLDER = "comparisons"
