@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lora3d_splat.console import note
-from lora3d_splat.rasterize import get_rules, rasterization, set_num_threads, warmup
+from lora3d_splat.rasterize import get_rules, rasterization, set_num_threads, spare_cores_for_kernels, warmup
 from lora3d_splat.rasterize.autograd import array, build_lists, tile_grid
 from lora3d_splat.rasterize.numerics import ALPHA_MIN, TILE, TRANSMITTANCE_MIN
 from lora3d_splat.rasterize.reference import project, shade
@@ -196,6 +196,7 @@ def main() -> None:
         count, width, height = SCENES[name]
         for threads in options.threads:
             use_threads(threads)
+            spare_cores_for_kernels()  # as in a training
             forward, backward = time_calls(rasterization, scene, width, height, options.runs)
             iterations[name, threads] = min(forward) + min(backward)
             figures = "{:6.1f} +{:6.1f}".format(*PROTOTYPE[name, threads]) if (name, threads) in PROTOTYPE else "-"

@@ -10,7 +10,7 @@ import torch
 from rasterize_scenes import TRAINED, Scene, make_scene
 
 from lora3d_splat.errors import InputError
-from lora3d_splat.rasterize import rasterization, set_num_threads, threads
+from lora3d_splat.rasterize import rasterization, set_num_threads, spare_cores_for_kernels, threads
 
 
 def render(scene: Scene, **changes):
@@ -175,3 +175,21 @@ def test_gsplats_strategies_read_what_they_need(name: str):
         seen = (meta["radii"] > 0).any(0) if meta["radii"].dim() == 2 else (meta["radii"] > 0).all(-1).any(0)
         assert torch.equal(state["count"] > 0, seen)
         assert state["grad2d"].any()
+
+
+@pytest.mark.parametrize(
+    ("kernels", "before", "policy", "after"),
+    [(2, 2, "", 1), (16, 16, "active", 4), (16, 3, "", 3), (2, 2, "PASSIVE", 2)],
+)
+def test_torch_leaves_cores_to_the_kernels(monkeypatch, kernels: int, before: int, policy: str, after: int):
+    """A quarter of them stays torch's, never more than it had; all where its threads do not spin."""
+    usual = torch.get_num_threads()
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    try:
+        set_num_threads(kernels)
+        torch.set_num_threads(before)
+        spare_cores_for_kernels()
+        assert torch.get_num_threads() == after
+    finally:
+        set_num_threads(None)
+        torch.set_num_threads(usual)

@@ -32,6 +32,7 @@ from lora3d_splat.plugin.run_files import CALIBRATION_FOLDER, name_calibration, 
 from lora3d_splat.plugin.scores_file import print_scores, scores_document, write_scores
 from lora3d_splat.plugin.trainer import Lora3DTrainer
 from lora3d_splat.plugin.training_log import TrainingLog
+from lora3d_splat.rasterize import spare_cores_for_kernels
 from lora3d_splat.report.run_results import CURVE_FILE
 
 LOOKS = 6
@@ -77,6 +78,8 @@ class Lora3DPipeline(VanillaPipeline):
         if test_mode != "val":
             provide_ffmpeg()
         super().__init__(config, device, test_mode, **kwargs)
+        if torch.device(device).type == "cpu":
+            spare_cores_for_kernels()
         if self.scene.settings.offline and self._splats.lpips_networks.mode == "auto":
             self._splats.lpips_networks.mode = "cached"
         self.training_log = TrainingLog()

@@ -12,7 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
+
 from lora3d_splat.errors import InputError
+
+CORES_PER_TORCH_THREAD = 4
 
 _pool: ThreadPoolExecutor | None = None
 _pool_threads = 0
@@ -41,6 +45,17 @@ def set_num_threads(threads: int | None) -> None:
 def get_num_threads() -> int:
     """Number of threads that the next kernel may use."""
     return _requested_threads or available_cores()
+
+
+def spare_cores_for_kernels() -> None:
+    """From now on torch computes on a quarter of the cores, one at least, and the kernels on all of them.
+
+    After each of its operations torch's OpenMP threads spin for milliseconds, on cores that the kernels wait for: a
+    training step on two cores took 1.5 times as long. OMP_WAIT_POLICY=passive ends the spinning, but is read when torch
+    is loaded; where it is set, nothing changes.
+    """
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, get_num_threads() // CORES_PER_TORCH_THREAD)))
 
 
 def run_ranges(kernel: Callable[..., Any], count: int, grain: int, *arguments: Any) -> None:
