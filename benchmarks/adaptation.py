@@ -313,7 +313,7 @@ class Study:
 
 def scenes(options: argparse.Namespace, parity: int, folder: Path) -> list[Scene]:
     """Those of the half that was asked for; photographs of the procedural ones go to `folder`."""
-    found, seed = [], parity
+    found, seed = [], parity + options.beyond // 2 * 2
     while len(found) < options.scenes:
         scene = procedural(seed, folder, options.views, options.long_side)
         found += [scene] if scene else []
@@ -426,6 +426,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="exported network; the packaged one by default")
     parser.add_argument("--data", type=Path, help="folder of posed scenes; none by default")
     parser.add_argument("--scenes", type=int, default=8, help="procedural scenes")
+    parser.add_argument("--beyond", type=int, default=0, help="leave out the procedural scenes below this seed")
     parser.add_argument("--views", type=int, default=6, help="views per scene, photographs too")
     parser.add_argument("--long-side", type=int, default=160, help="long side of the images, pixels")
     parser.add_argument("--tune", action="store_true", help="compare settings on the tuning half")
