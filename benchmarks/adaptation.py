@@ -248,10 +248,12 @@ class Study:
         if teacher is self.robust.scene and settings.tracks:
             return "no tracks to learn from"
         labels = make_pseudo_labels(self.scene.views, teacher, confidence, settings.labels)
+        if settings.tracks:
+            labels = [label for label in labels if self._placed(label.pair)]
+            if not any(self._placed(pair) for pair in self.unseen):
+                return "no left-out pair of views that features place"
         reason = degenerate(labels, len(teacher.pairs), settings.labels)
-        labels = [label for label in labels if label.pair in self.training and self._placed(label.pair)]
-        if settings.tracks and not any(self._placed(pair) for pair in self.unseen):
-            return "no left-out pair of views that features place"
+        labels = [label for label in labels if label.pair in self.training]
         if reason or not labels:
             return reason or "no training pair has labels"
         return self.adapted(lambda: finetune(self.network, self.scene.views, labels, settings.finetune))

@@ -23,7 +23,7 @@ from lora3d_splat.images.load import open_upright
 from lora3d_splat.records import Calibration, View
 from lora3d_splat.report.html import write_html_report
 from lora3d_splat.report.json_report import stored_settings, write_json_report
-from lora3d_splat.report.run_results import RunResults, read_run
+from lora3d_splat.report.run_results import CALIBRATION_FOLDER, RunResults, read_run
 
 SEED_FILE = "seed.ply"
 NOTICE_FILE = "NOTICE.txt"
@@ -94,7 +94,7 @@ def write_notice(calibration: Calibration, folder: Path) -> None:
 
 def find_calibration(source: Path) -> Path:
     """The folder of the calibration: `source` itself, or `calibration/` in a run folder."""
-    for folder in (source, source / "calibration"):
+    for folder in (source, source / CALIBRATION_FOLDER):
         if (folder / SCENE_FILE).is_file():
             return folder
     raise InputError(

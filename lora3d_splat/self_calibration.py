@@ -474,17 +474,22 @@ class _Run:
         if self.config.adapt == "triplet":
             alone = "no view is the reference of two training pairs, so there is nothing to compare"
             return None if can_form_triplets(self.training) else _Skipped(ADAPTED, alone)
-        if getattr(self.network, "adaptation_needs_tracks", False):
-            alone = "its pairs share their errors, so it learns from feature tracks alone, and "
-            if sparse is None:
-                return _Skipped(ADAPTED, f"{self.network.name} is not fine-tuned: {alone}there are none")
-            if self.unseen and not any(sparse.places(pair) for pair in self.unseen):
-                none = "none of the pairs left out to judge it connects two cameras that features place"
-                return _Skipped(ADAPTED, f"{self.network.name} is not fine-tuned: {alone}{none}")
+        missing = self._missing_tracks(sparse) if getattr(self.network, "adaptation_needs_tracks", False) else None
+        if missing is not None:
+            alone = f"its pairs share their errors, so it learns from feature tracks alone, and {missing}"
+            return _Skipped(ADAPTED, f"{self.network.name} is not fine-tuned: {alone}")
         reason = degenerate(labels, len(teacher.scene.pairs), self.config.pseudo_labels)
         if reason is None and not any(label.pair in self.training for label in labels):
             reason = "only pairs left out of the fine-tuning have enough trusted pixels"
         return None if reason is None else _Skipped(ADAPTED, reason)
+
+    def _missing_tracks(self, sparse: SparseScene | None) -> str | None:
+        """What a fine-tuning that tracks alone may teach and judge would lack."""
+        if sparse is None:
+            return "there are none"
+        if self.unseen and not any(sparse.places(pair) for pair in self.unseen):
+            return "none of the pairs left out to judge it connects two cameras that features place"
+        return None
 
     def _finetune(self, labels: tuple[PseudoLabels, ...], settings: FinetuneConfig) -> Path:
         """Put an adapter into the network, trained on the training pairs now or before, and return its folder."""

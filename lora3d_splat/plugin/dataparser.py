@@ -20,6 +20,7 @@ from lora3d_splat.files import default_cache_folder
 from lora3d_splat.gaussians.seeds import SeedConfig, SeedPoints, seed_points
 from lora3d_splat.geometry.lens import radial_of_slopes
 from lora3d_splat.images.load import list_images
+from lora3d_splat.outputs import find_calibration
 from lora3d_splat.plugin.context import run_context
 from lora3d_splat.plugin.depth_prior import DepthPrior, depth_prior
 from lora3d_splat.plugin.given_cameras import read_cameras, with_cameras
@@ -57,8 +58,8 @@ class Lora3DDataParserConfig(DataParserConfig):
     """A cameras.json or scene.json: these cameras, instead of the calibrated ones, train and score. All photographs are
     then calibrated together, which gives the depth."""
     calibrated: Path | None = None
-    """Folder of a finished calibration of the training photographs (from `ns-lora3d calibrate`, or a run's), used as it
-    is. A finished run's config.yml names its own: what later tools show does not depend on the cache."""
+    """Folder of a finished calibration of the training photographs (of `ns-lora3d calibrate`, or a run), used as it is.
+    A finished run's config.yml names its own: what later tools show does not depend on the cache."""
     recalibrate: bool = False
     """Calibrate again in this training run even if a cached result exists; later tools use the new result."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -221,7 +222,7 @@ def _calibration(config: Lora3DDataParserConfig, paths: tuple[Path, ...], settin
     if config.calibrated is None or settings.recompute:
         return self_calibration.calibrate(paths, settings)
     try:
-        found = load_calibration(config.calibrated)
+        found = load_calibration(find_calibration(config.calibrated))
         strange = sorted({view.path.name for view in found.views} - {path.name for path in paths})
         if strange:
             raise InputError(

@@ -28,12 +28,12 @@ from lora3d_splat.plugin.ffmpeg import provide_ffmpeg
 from lora3d_splat.plugin.held_crops import HeldCrops
 from lora3d_splat.plugin.model import Lora3DSplatModel, Lora3DSplatModelConfig
 from lora3d_splat.plugin.protocols import PROTOCOLS, ProtocolName, pose_alignment
-from lora3d_splat.plugin.run_files import CALIBRATION_FOLDER, name_calibration, write_comparison, write_run_files
+from lora3d_splat.plugin.run_files import name_calibration, write_comparison, write_run_files
 from lora3d_splat.plugin.scores_file import print_scores, scores_document, write_scores
 from lora3d_splat.plugin.trainer import Lora3DTrainer
 from lora3d_splat.plugin.training_log import TrainingLog
 from lora3d_splat.rasterize import spare_cores_for_kernels
-from lora3d_splat.report.run_results import CURVE_FILE
+from lora3d_splat.report.run_results import CALIBRATION_FOLDER, CURVE_FILE, SCORES_FILE
 
 LOOKS = 6
 """How often the held-out views are looked at while training."""
@@ -165,7 +165,7 @@ class Lora3DPipeline(VanillaPipeline):
         document = scores_document(
             self.scene, scores, self._alignment, PROTOCOLS[self.config.protocol], device_type, facts, seconds
         )
-        write_scores(trainer.base_dir / "metrics.json", document)
+        write_scores(trainer.base_dir / SCORES_FILE, document)
         name_calibration(trainer.base_dir)  # not earlier: a broken-off run is found again by its config.yml
         print_scores(document)
         note(f"results: {trainer.base_dir}")

@@ -22,10 +22,8 @@ from lora3d_splat.plugin.dataparser import PlacedScene, nerfstudio_cameras
 from lora3d_splat.plugin.evaluation import ViewScore
 from lora3d_splat.plugin.model import Lora3DSplatModel
 from lora3d_splat.plugin.normalise import Normalisation
-from lora3d_splat.report.run_results import CONFIG_FILE, comparison_path
+from lora3d_splat.report.run_results import CALIBRATION_FOLDER, CONFIG_FILE, comparison_path
 
-CALIBRATION_FOLDER = "calibration"
-"""Of a run."""
 ERROR_GAIN = 3.0
 """A third of full scale shows as white in the error picture."""
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 SCORES_FILE = "metrics.json"
 CONFIG_FILE = "config.yml"
+CALIBRATION_FOLDER = "calibration"
 CURVE_FILE = "training.csv"
 CURVE_COLUMNS = ("step", "seconds", "psnr", "heldout_psnr")
 COMPARISONS_FOLDER = "comparisons"
