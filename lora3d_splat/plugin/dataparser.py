@@ -228,7 +228,7 @@ def _calibration(config: Lora3DDataParserConfig, paths: tuple[Path, ...], settin
             raise InputError(
                 f"{config.calibrated}, a calibration with {strange[0]}, which is no training photograph here",
                 "a calibration of the training photographs alone",
-                "calibrate those (held-out ones must not help), or leave --calibrated out",
+                "calibrate those alone, train on all photographs (--eval-mode all), or leave --calibrated out",
             )
     except InputError as error:
         if run_context().training:
