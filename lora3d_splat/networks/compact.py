@@ -149,21 +149,19 @@ class CompactNetwork(nn.Module):
         """Decode B ordered pairs at stride 2, with the match logits."""
         with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
             logits = self.match_logits(reference, other)
-            to_other, to_reference = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
             grids = cell_grid(reference), cell_grid(other)
-            match_1 = correspond(to_other, to_reference, *grids)
-            match_2 = correspond(to_reference, to_other, *reversed(grids))
+            match_1 = correspond(logits, *grids)
+            match_2 = correspond(logits.transpose(1, 2), *reversed(grids))
             log_depth = self._log_depth(reference), self._log_depth(other)
-            own_1, own_2 = (
-                depth.exp()[..., None] * cell_rays(*grid, depth) for depth, grid in zip(log_depth, grids, strict=True)
-            )
-            guess = first_guess(own_1.detach(), own_2.detach(), match_1, match_2)
+            rays = cell_rays(*grids[0], log_depth[0]), cell_rays(*grids[1], log_depth[1])
+            depths = log_depth[0].exp(), log_depth[1].exp()
+            guess = first_guess(rays, depths, match_1, match_2, 2 * START_FOCAL)
         cells_1, x = self._enter(reference, other, match_1, guess, 0)
         cells_2, y = self._enter(other, reference, match_2, guess, 1)
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        cycle = torch.cat([match_1.trust, match_2.trust], dim=1).mean(1).detach()
+        cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1).mean(1).detach()
         return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0], cycle)
 
     def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
@@ -188,7 +186,7 @@ class CompactNetwork(nn.Module):
         """Cells with match cues (B, C, h, w) and decoder input tokens (B, N, width) of one side."""
         own, theirs = self._split(view)[1], self._split(other)[1].flatten(2).transpose(1, 2)
         warped = match.probability.to(theirs.dtype) @ theirs
-        cues = torch.cat([match.cues, guess.cues(side, match)], dim=-1).to(theirs.dtype)
+        cues = torch.cat([match.cues, guess.cues(side, match, cell_grid(other))], dim=-1).to(theirs.dtype)
         known = torch.cat([own.flatten(2).transpose(1, 2), warped, cues], dim=-1)
         cells = F.gelu(self.cell_cues(known)).unflatten(1, own.shape[-2:]).permute(0, 3, 1, 2)
         return cells, view.tokens + self.token_cues(cells_to_tokens(cells)) + self.view_embedding[side]

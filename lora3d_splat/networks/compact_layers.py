@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora3d_splat.geometry.procrustes import weighted_similarity
+from lora3d_splat.geometry.relative_pose import Sightings, relative_pose
 from lora3d_splat.networks.layers import (
     CrossAttention,
     DecoderBlock,
@@ -26,7 +26,13 @@ from lora3d_splat.networks.layers import (
 CELL_WIDTH = 128
 SKIP_WIDTH = 32
 CUES = 27
-"""own position 2, expected match 2, displacement 2, spread, peak, cycle consistency, first guess of geometry 18"""
+"""own position 2, match 2, displacement 2, spread, mass and trust of the match, first guess of geometry 18"""
+SHARPENED = 2.0
+"""Factor of the match logits where places are read from them: the loss spreads what it is unsure of over all cells."""
+FINEST = 0.3
+"""least standard deviation of a match, cells"""
+GUESSED_DEPTH_SIGMA = 0.25
+"""relative error of the depths of the first guess"""
 
 
 class ChannelNorm(nn.Module):
@@ -144,16 +150,22 @@ def cell_centres(rows: int, columns: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """Soft matches from one view's cells (N) to the other view's cells (M)."""
+    """Soft matches from one view's cells (N) to the other view's cells (M). Places as in `cell_centres`."""
 
     cues: Tensor
     """(B, N, 9) float32"""
     probability: Tensor
     """(B, N, M) float32"""
-    trust: Tensor
+    cycle: Tensor
     """(B, N) float32 cycle consistency: the chance that the match of the match is the cell itself"""
     guide: Tensor
     """(B, n, m) float32 probability between tokens"""
+    place: Tensor
+    """(B, N, 2) float32: where in the other view the best 3 x 3 cells put the match"""
+    spread: Tensor
+    """(B, N) float32 standard deviation within those cells"""
+    trust: Tensor
+    """(B, N) float32: the chance of those cells, times the chance that they lead back next to the cell itself"""
 
 
 def pool_to_tokens(probability: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Tensor:
@@ -163,18 +175,47 @@ def pool_to_tokens(probability: Tensor, grid: tuple[int, int], other_grid: tuple
     return blocks.sum((6, 8)).mean((2, 4)).flatten(1, 2).flatten(2, 3)
 
 
-def correspond(forward: Tensor, backward: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Correspondence:
-    """Where each cell's match lies and how sure that is, from match probabilities (B, N, M) and (B, M, N)."""
-    own = cell_centres(*grid, forward.device)
-    other = cell_centres(*other_grid, forward.device)
-    moments = forward @ torch.cat([other, other.square().sum(-1, keepdim=True)], dim=-1)
-    expected = moments[..., :2]
-    spread = (moments[..., 2:] - expected.square().sum(-1, keepdim=True)).clamp(min=1e-6).sqrt()
-    peak = forward.amax(-1, keepdim=True)
-    cycle = (forward * backward.transpose(1, 2)).sum(-1, keepdim=True)
-    place = own.expand(forward.shape[0], -1, -1)
-    cues = torch.cat([place, expected, 4 * (expected - place), 4 * spread, peak, cycle], dim=-1)
-    return Correspondence(cues, forward, cycle[..., 0], pool_to_tokens(forward, grid, other_grid))
+def correspond(logits: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Correspondence:
+    """Where each cell's match lies and how sure that is, from match logits (B, N, M)."""
+    forward, backward = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
+    place, spread, mass, trust = best_window(logits, grid, other_grid)
+    cycle = (forward * backward.transpose(1, 2)).sum(-1)
+    own = cell_centres(*grid, forward.device).expand(forward.shape[0], -1, -1)
+    scalars = torch.stack([4 * spread, mass, trust], dim=-1)
+    cues = torch.cat([own, place, 4 * (place - own), scalars], dim=-1)
+    return Correspondence(cues, forward, cycle, pool_to_tokens(forward, grid, other_grid), place, spread, trust)
+
+
+@torch.no_grad()
+def best_window(
+    logits: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Place (B, N, 2), spread, mass and trust (B, N) of each cell's match, from the 3 x 3 cells that hold most of it.
+
+    A mean over all cells would draw every uncertain match to the middle of the picture, and so every pose to no motion.
+    """
+    (h, w), (p, q) = grid, other_grid
+    sharp = SHARPENED * logits
+    forward, backward = sharp.softmax(-1), sharp.transpose(1, 2).softmax(-1)
+    framed = F.pad(forward.unflatten(2, other_grid), (1, 1, 1, 1))
+    best = box_sum(framed.flatten(0, 1), 0).flatten(1).argmax(1).unflatten(0, forward.shape[:2])
+    around = torch.cartesian_prod(torch.arange(3), torch.arange(3)).to(best.device)
+    rows, columns = best[..., None] // q + around[:, 0], best[..., None] % q + around[:, 1]  # in the frame of width 1
+    chance = framed.flatten(2).gather(2, rows * (q + 2) + columns)
+    mass = chance.sum(-1)
+    share = chance / mass[..., None]
+    x, y = (2 * columns - 1 - q) / max(p, q), (2 * rows - 1 - p) / max(p, q)
+    place = torch.stack([(share * x).sum(-1), (share * y).sum(-1)], dim=-1)
+    variance = (share * ((x - place[..., :1]) ** 2 + (y - place[..., 1:]) ** 2)).sum(-1) / 2
+    back = box_sum(backward.unflatten(2, grid).flatten(0, 1), 1).unflatten(0, backward.shape[:2])
+    back = F.pad(back.flatten(2).transpose(1, 2).unflatten(2, other_grid), (1, 1, 1, 1))
+    trust = (chance * back.flatten(2).gather(2, rows * (q + 2) + columns)).sum(-1)
+    return place, variance.sqrt().clamp(min=FINEST * 2 / max(p, q)), mass, trust
+
+
+def box_sum(maps: Tensor, padding: int) -> Tensor:
+    """Sums of (B, h, w) over 3 x 3 boxes."""
+    return F.avg_pool2d(maps[:, None], 3, 1, padding, divisor_override=1)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -188,31 +229,43 @@ class FirstGuess:
     pose: Tensor
     """(B, 12) rotation (row-major) and translation of T_reference_other"""
 
-    def cues(self, side: int, match: Correspondence) -> Tensor:
+    def cues(self, side: int, match: Correspondence, other_grid: tuple[int, int]) -> Tensor:
         """(B, N, 18) own point, matched point, pose, for the cells of side 0 (reference) or 1."""
         sides = (self.points_reference, self.points_other)
-        own, matched = sides[side], match.probability.detach() @ sides[1 - side]
-        return torch.cat([own, matched, self.pose[:, None].expand(-1, own.shape[1], -1)], dim=-1)
+        matched = sampled(sides[1 - side], other_grid, match.place)
+        return torch.cat([sides[side], matched, self.pose[:, None].expand(-1, matched.shape[1], -1)], dim=-1)
+
+
+def sampled(values: Tensor, grid: tuple[int, int], places: Tensor) -> Tensor:
+    """Values (B, M, C) of a grid at places (B, N, 2), bilinear -> (B, N, C)."""
+    shape = places.new_tensor([grid[1], grid[0]]) / max(grid)
+    maps = values.transpose(1, 2).unflatten(2, grid)
+    found = F.grid_sample(maps, (places / shape)[:, None], padding_mode="border", align_corners=False)
+    return found[:, :, 0].transpose(1, 2)
 
 
 @torch.no_grad()
-def first_guess(own: Tensor, other: Tensor, match: Correspondence, back: Correspondence, rounds: int = 4) -> FirstGuess:
-    """Register the other view's guessed points (B, M, 3) to the reference's (B, N, 3), each in its own camera's frame.
+def first_guess(
+    rays: tuple[Tensor, Tensor],
+    depths: tuple[Tensor, Tensor],
+    match: Correspondence,
+    back: Correspondence,
+    focal: float,
+) -> FirstGuess:
+    """Register the other view's guessed points to the reference's.
 
-    Robust weighted Procrustes over the soft matches in both directions; errors count relative to distance.
+    `rays` (N, 3) and (M, 3) at z = 1 and `depths` (B, N) and (B, M) are those of the reference and of the other view;
+    `focal` is the assumed focal length, half a long side being 1.
     """
-    source = torch.cat([match.probability @ other, other], dim=1)
-    target = torch.cat([own, back.probability @ own], dim=1)
-    near = target.square().sum(-1).clamp(min=1e-4)
-    trust = torch.cat([match.trust, back.trust], dim=1).square() / near + 1e-6
-    weights = trust
-    for _ in range(rounds):
-        fitted = weighted_similarity(source, target, weights)
-        residual = (fitted.apply(source) - target).square().sum(-1).div(near).add(1e-8).sqrt()
-        typical = (residual * trust).sum(1, keepdim=True) / trust.sum(1, keepdim=True)
-        weights = trust / (1 + (residual / typical) ** 2)
-    pose = torch.cat([fitted.rotation.flatten(1), fitted.translation.clamp(-3, 3)], dim=1)
-    return FirstGuess(own, fitted.apply(other), pose)
+    sides = [
+        Sightings(ray, depth, each.place / focal, each.spread / focal, each.trust)
+        for ray, depth, each in zip(rays, depths, (match, back), strict=True)
+    ]
+    found = relative_pose(*sides, GUESSED_DEPTH_SIGMA)
+    pose = torch.cat([found.rotation.flatten(1), found.translation.clamp(-3, 3)], dim=1)
+    other = rays[1] * (depths[1] * found.log_scale.exp()[:, None])[..., None]
+    other = other @ found.rotation.transpose(1, 2) + found.translation[:, None]
+    return FirstGuess(rays[0] * depths[0][..., None], other, pose)
 
 
 class PointHead(nn.Module):
