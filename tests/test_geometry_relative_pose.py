@@ -1,5 +1,7 @@
 """Relative pose from matches and rough depths: exact, robust, from far starts."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ def sight(count: int, turn: float, depth_noise: float, outliers: float, seed: in
         wrong = torch.rand(count) < outliers
         seen[wrong] = torch.rand(int(wrong.sum()), 2) - 0.5
         rough = depth * (depth_noise * torch.randn(count)).exp()
-        sides.append(Sightings(rays, rough[None], seen[None], torch.full((1, count), 0.01), torch.ones(1, count)))
+        sides.append(Sightings(rays[None], rough[None], seen[None], torch.full((1, count), 0.01), torch.ones(1, count)))
     return sides, R, t
 
 
@@ -59,11 +61,8 @@ def test_the_second_views_unit_is_found():
 
 def test_pairs_of_a_batch_do_not_touch_each_other():
     pairs = [sight(100, turn, 0.1, 0.2, seed)[0] for seed, turn in enumerate((5.0, 40.0))]
-    rays = [pairs[0][side].rays for side in range(2)]
-    batch = [
-        Sightings(rays[side], *(torch.cat([getattr(p[side], k) for p in pairs]) for k in ("depth", "seen", "sigma", "weight")))
-        for side in range(2)
-    ]
+    names = [field.name for field in fields(Sightings)]
+    batch = [Sightings(*(torch.cat([getattr(p[side], name) for p in pairs]) for name in names)) for side in range(2)]
     together = relative_pose(*batch, 0.25)
     alone = relative_pose(*pairs[0], 0.25)
     assert torch.allclose(together.rotation[0], alone.rotation[0], atol=1e-4)

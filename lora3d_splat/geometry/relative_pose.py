@@ -22,6 +22,8 @@ SCALE_SIGMA = 0.2
 """how far the depths of the two views may disagree in scale, log"""
 START_ANGLES = (-40.0, -20.0, 20.0, 40.0)
 """degrees by which the starts walk around the scene, sideways and up"""
+JUDGES = 256
+"""points of each view, those of most weight, that choose among the starts"""
 LONGEST_STEP = 0.3
 """of a turn (radians), a shift (units of the depths) and the log scale, per round"""
 
@@ -31,7 +33,7 @@ class Sightings:
     """Points of one view, and where the other view sees them."""
 
     rays: Tensor
-    """(N, 3) points at z = 1, own camera"""
+    """(B, N, 3) points at z = 1, own camera"""
     depth: Tensor
     """(B, N) z-depth, own camera"""
     seen: Tensor
@@ -43,9 +45,12 @@ class Sightings:
 
     def repeated(self, times: int) -> Sightings:
         """Every batch element `times` times in a row."""
-        return Sightings(
-            self.rays, *(each.repeat_interleave(times, 0) for each in (self.depth, self.seen, self.sigma, self.weight))
-        )
+        return Sightings(*(each.repeat_interleave(times, 0) for each in vars(self).values()))
+
+    def strongest(self, count: int) -> Sightings:
+        """Those of the `count` largest weights."""
+        best = self.weight.topk(min(count, self.weight.shape[1]), dim=1).indices
+        return Sightings(*(each.take_along_dim(best.view(*best.shape, *[1] * (each.ndim - 2)), 1) for each in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def relative_pose(first: Sightings, second: Sightings, depth_sigma: float, round
     """
     pose = _starts(first)
     starts = len(pose.cost) // len(first.depth)
-    many = first.repeated(starts), second.repeated(starts)
+    many = tuple(side.strongest(JUDGES).repeated(starts) for side in (first, second))
     for _ in range(rounds // 2):
         pose = _improved(pose, *many, depth_sigma)
     pose = _scored(pose, *many, depth_sigma).best_of(starts)
@@ -119,7 +124,7 @@ def _whitened(pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: f
     changes = torch.cat([by_turn, by_shift, by_scale[..., None], by_depth[..., None]], dim=-1)  # B, N, 3, 8
     J = (changes[..., :2, :] - image[..., None] * changes[..., 2:, :]) / Z[..., None]
     along = J[..., 7]
-    length = along.norm(dim=-1, keepdim=True).clamp(min=1e-9)
+    length = along.square().sum(-1, keepdim=True).clamp(min=1e-18).sqrt()
     along = along / length
     shrink = 1 - (1 + (depth_sigma * length / side.sigma[..., None]) ** 2).rsqrt()
     both = torch.cat([(image - side.seen)[..., None], J[..., :7]], dim=-1)

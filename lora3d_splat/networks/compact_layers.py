@@ -214,8 +214,10 @@ def best_window(
 
 
 def box_sum(maps: Tensor, padding: int) -> Tensor:
-    """Sums of (B, h, w) over 3 x 3 boxes."""
-    return F.avg_pool2d(maps[:, None], 3, 1, padding, divisor_override=1)[:, 0]
+    """Sums over the 3 x 3 boxes of (B, h, w), with a frame of `padding` zeros."""
+    maps = F.pad(maps, [padding] * 4)
+    rows = maps[:, :-2] + maps[:, 1:-1] + maps[:, 2:]
+    return rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ def first_guess(
     `focal` is the assumed focal length, half a long side being 1.
     """
     sides = [
-        Sightings(ray, depth, each.place / focal, each.spread / focal, each.trust)
+        Sightings(ray.expand(len(depth), -1, -1), depth, each.place / focal, each.spread / focal, each.trust)
         for ray, depth, each in zip(rays, depths, (match, back), strict=True)
     ]
     found = relative_pose(*sides, GUESSED_DEPTH_SIGMA)
