@@ -22,8 +22,8 @@ SCALE_SIGMA = 0.2
 """how far the depths of the two views may disagree in scale, log"""
 START_ANGLES = (-40.0, -20.0, 20.0, 40.0)
 """degrees by which the starts walk around the scene, sideways and up"""
-JUDGES = 256
-"""points of each view, those of most weight, that choose among the starts"""
+JUDGES = 96
+"""points of each view that choose among the starts"""
 LONGEST_STEP = 0.3
 """of a turn (radians), a shift (units of the depths) and the log scale, per round"""
 
@@ -47,10 +47,10 @@ class Sightings:
         """Every batch element `times` times in a row."""
         return Sightings(*(each.repeat_interleave(times, 0) for each in vars(self).values()))
 
-    def strongest(self, count: int) -> Sightings:
-        """Those of the `count` largest weights."""
-        best = self.weight.topk(min(count, self.weight.shape[1]), dim=1).indices
-        return Sightings(*(each.take_along_dim(best.view(*best.shape, *[1] * (each.ndim - 2)), 1) for each in vars(self).values()))
+    def thinned(self, count: int) -> Sightings:
+        """About `count` of them, evenly spread over the picture."""
+        step = max(1, round(self.weight.shape[1] / count))
+        return Sightings(*(each[:, ::step] for each in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def relative_pose(first: Sightings, second: Sightings, depth_sigma: float, round
     """
     pose = _starts(first)
     starts = len(pose.cost) // len(first.depth)
-    many = tuple(side.strongest(JUDGES).repeated(starts) for side in (first, second))
+    many = tuple(side.thinned(JUDGES).repeated(starts) for side in (first, second))
     for _ in range(rounds // 2):
         pose = _improved(pose, *many, depth_sigma)
     pose = _scored(pose, *many, depth_sigma).best_of(starts)

@@ -150,8 +150,7 @@ class CompactNetwork(nn.Module):
         with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
             logits = self.match_logits(reference, other)
             grids = cell_grid(reference), cell_grid(other)
-            match_1 = correspond(logits, *grids)
-            match_2 = correspond(logits.transpose(1, 2), *reversed(grids))
+            match_1, match_2 = correspond(logits, *grids)
             log_depth = self._log_depth(reference), self._log_depth(other)
             rays = cell_rays(*grids[0], log_depth[0]), cell_rays(*grids[1], log_depth[1])
             depths = log_depth[0].exp(), log_depth[1].exp()

@@ -6,6 +6,7 @@ Feature maps are (B, C, h, w) in channels-last memory. "Cells" are the stride-8 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,6 @@ CELL_WIDTH = 128
 SKIP_WIDTH = 32
 CUES = 27
 """own position 2, match 2, displacement 2, spread, mass and trust of the match, first guess of geometry 18"""
-SHARPENED = 2.0
-"""Factor of the match logits where places are read from them: the loss spreads what it is unsure of over all cells."""
 FINEST = 0.3
 """least standard deviation of a match, cells"""
 GUESSED_DEPTH_SIGMA = 0.25
@@ -160,64 +159,93 @@ class Correspondence:
     """(B, N) float32 cycle consistency: the chance that the match of the match is the cell itself"""
     guide: Tensor
     """(B, n, m) float32 probability between tokens"""
-    place: Tensor
-    """(B, N, 2) float32: where in the other view the best 3 x 3 cells put the match"""
-    spread: Tensor
-    """(B, N) float32 standard deviation within those cells"""
-    trust: Tensor
-    """(B, N) float32: the chance of those cells, times the chance that they lead back next to the cell itself"""
+    window: Window
 
 
 def pool_to_tokens(probability: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Tensor:
     """Cell-to-cell probabilities (B, N, M) -> token-to-token (B, n, m); rows still sum to one."""
     (h, w), (p, q) = grid, other_grid
-    blocks = probability.reshape(-1, h // 2, 2, w // 2, 2, p // 2, 2, q // 2, 2)
-    return blocks.sum((6, 8)).mean((2, 4)).flatten(1, 2).flatten(2, 3)
+    columns = probability.unflatten(2, (p // 2, 2, q // 2, 2))
+    columns = columns[..., 0, :, 0] + columns[..., 0, :, 1] + columns[..., 1, :, 0] + columns[..., 1, :, 1]
+    return columns.flatten(2).unflatten(1, (h // 2, 2, w // 2, 2)).mean((2, 4)).flatten(1, 2)
 
 
-def correspond(logits: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Correspondence:
-    """Where each cell's match lies and how sure that is, from match logits (B, N, M)."""
+def correspond(
+    logits: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]
+) -> tuple[Correspondence, Correspondence]:
+    """Where the matches of either view's cells lie and how sure that is, from match logits (B, N, M)."""
     forward, backward = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
-    place, spread, mass, trust = best_window(logits, grid, other_grid)
-    cycle = (forward * backward.transpose(1, 2)).sum(-1)
-    own = cell_centres(*grid, forward.device).expand(forward.shape[0], -1, -1)
-    scalars = torch.stack([4 * spread, mass, trust], dim=-1)
-    cues = torch.cat([own, place, 4 * (place - own), scalars], dim=-1)
-    return Correspondence(cues, forward, cycle, pool_to_tokens(forward, grid, other_grid), place, spread, trust)
+    both = forward * backward.transpose(1, 2)
+    boxes = Boxes.of(forward, other_grid), Boxes.of(backward, grid)
+    return (
+        _one_way(forward, both.sum(2), best_window(*boxes, other_grid), grid, other_grid),
+        _one_way(backward, both.sum(1), best_window(*reversed(boxes), grid), other_grid, grid),
+    )
+
+
+def _one_way(
+    probability: Tensor, cycle: Tensor, window: Window, grid: tuple[int, int], other_grid: tuple[int, int]
+) -> Correspondence:
+    own = cell_centres(*grid, probability.device).expand(len(probability), -1, -1)
+    scalars = torch.stack([4 * window.spread, window.mass, window.trust], dim=-1)
+    cues = torch.cat([own, window.place, 4 * (window.place - own), scalars], dim=-1)
+    return Correspondence(cues, probability, cycle, pool_to_tokens(probability, grid, other_grid), window)
+
+
+class Boxes(NamedTuple):
+    """Squared match probabilities, which sharpens them: the loss spreads what it is unsure of over all cells."""
+
+    squares: Tensor
+    """(B, N, M), rows not normalised"""
+    sums: Tensor
+    """(B, N, M) over the 3 x 3 cells around each of the other view's cells"""
+    total: Tensor
+    """(B, N) of the rows"""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, probability: Tensor, other_grid: tuple[int, int]) -> Boxes:
+        """Of probabilities (B, N, M)."""
+        squares = probability.square()
+        framed = F.pad(squares.unflatten(2, other_grid), (1, 1, 1, 1))
+        rows = framed[:, :, :-2] + framed[:, :, 1:-1] + framed[:, :, 2:]
+        sums = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+        return cls(squares, sums.flatten(2), squares.sum(-1).clamp(min=1e-30))
+
+
+class Window(NamedTuple):
+    """The 3 x 3 cells of the other view that hold most of each cell's match. All (B, N) float32, without gradient."""
+
+    place: Tensor
+    """(B, N, 2): where these cells put the match"""
+    spread: Tensor
+    """standard deviation within them, per axis"""
+    mass: Tensor
+    """chance of these cells"""
+    trust: Tensor
+    """the same, times the chance that they lead back next to the cell itself"""
 
 
 @torch.no_grad()
-def best_window(
-    logits: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Place (B, N, 2), spread, mass and trust (B, N) of each cell's match, from the 3 x 3 cells that hold most of it.
+def best_window(ahead: Boxes, back: Boxes, other_grid: tuple[int, int]) -> Window:
+    """Matches from the best window only.
 
-    A mean over all cells would draw every uncertain match to the middle of the picture, and so every pose to no motion.
+    A mean over all cells would draw what is unsure to the middle of the picture, and so every pose to no motion.
     """
-    (h, w), (p, q) = grid, other_grid
-    sharp = SHARPENED * logits
-    forward, backward = sharp.softmax(-1), sharp.transpose(1, 2).softmax(-1)
-    framed = F.pad(forward.unflatten(2, other_grid), (1, 1, 1, 1))
-    best = box_sum(framed.flatten(0, 1), 0).flatten(1).argmax(1).unflatten(0, forward.shape[:2])
-    around = torch.cartesian_prod(torch.arange(3), torch.arange(3)).to(best.device)
-    rows, columns = best[..., None] // q + around[:, 0], best[..., None] % q + around[:, 1]  # in the frame of width 1
-    chance = framed.flatten(2).gather(2, rows * (q + 2) + columns)
+    p, q = other_grid
+    best = ahead.sums.argmax(-1, keepdim=True)
+    offsets = torch.tensor([-1, 0, 1], device=best.device)
+    rows, columns = best // q + offsets.repeat_interleave(3), best % q + offsets.repeat(3)
+    inside = (rows >= 0) & (rows < p) & (columns >= 0) & (columns < q)
+    cells = rows.clamp(0, p - 1) * q + columns.clamp(0, q - 1)
+    chance = ahead.squares.gather(2, cells) * inside / ahead.total[..., None]
+    returning = back.sums.transpose(1, 2).gather(2, cells) / back.total.gather(1, cells.flatten(1)).view_as(cells)
     mass = chance.sum(-1)
-    share = chance / mass[..., None]
-    x, y = (2 * columns - 1 - q) / max(p, q), (2 * rows - 1 - p) / max(p, q)
+    share = chance / mass[..., None].clamp(min=1e-12)
+    x, y = (2 * columns + 1 - q) / max(p, q), (2 * rows + 1 - p) / max(p, q)
     place = torch.stack([(share * x).sum(-1), (share * y).sum(-1)], dim=-1)
     variance = (share * ((x - place[..., :1]) ** 2 + (y - place[..., 1:]) ** 2)).sum(-1) / 2
-    back = box_sum(backward.unflatten(2, grid).flatten(0, 1), 1).unflatten(0, backward.shape[:2])
-    back = F.pad(back.flatten(2).transpose(1, 2).unflatten(2, other_grid), (1, 1, 1, 1))
-    trust = (chance * back.flatten(2).gather(2, rows * (q + 2) + columns)).sum(-1)
-    return place, variance.sqrt().clamp(min=FINEST * 2 / max(p, q)), mass, trust
-
-
-def box_sum(maps: Tensor, padding: int) -> Tensor:
-    """Sums over the 3 x 3 boxes of (B, h, w), with a frame of `padding` zeros."""
-    maps = F.pad(maps, [padding] * 4)
-    rows = maps[:, :-2] + maps[:, 1:-1] + maps[:, 2:]
-    return rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    return Window(place, variance.sqrt().clamp(min=FINEST * 2 / max(p, q)), mass, (chance * returning).sum(-1))
 
 
 @dataclass(frozen=True)
@@ -234,7 +262,7 @@ class FirstGuess:
     def cues(self, side: int, match: Correspondence, other_grid: tuple[int, int]) -> Tensor:
         """(B, N, 18) own point, matched point, pose, for the cells of side 0 (reference) or 1."""
         sides = (self.points_reference, self.points_other)
-        matched = sampled(sides[1 - side], other_grid, match.place)
+        matched = sampled(sides[1 - side], other_grid, match.window.place)
         return torch.cat([sides[side], matched, self.pose[:, None].expand(-1, matched.shape[1], -1)], dim=-1)
 
 
@@ -261,7 +289,7 @@ def first_guess(
     """
     sides = [
         Sightings(ray.expand(len(depth), -1, -1), depth, each.place / focal, each.spread / focal, each.trust)
-        for ray, depth, each in zip(rays, depths, (match, back), strict=True)
+        for ray, depth, each in zip(rays, depths, (match.window, back.window), strict=True)
     ]
     found = relative_pose(*sides, GUESSED_DEPTH_SIGMA)
     pose = torch.cat([found.rotation.flatten(1), found.translation.clamp(-3, 3)], dim=1)
