@@ -41,8 +41,11 @@ CHECKPOINT = Path(__file__).with_name("compact.safetensors")
 START_FOCAL = 0.9
 """focal length of the first guess, in long sides"""
 OVERLAP = (0.07, 0.10)
-"""Mean cycle consistency of the matches: pairs below the first show different things, those above the second the same
+"""Cycle consistency of the matches: pairs below the first show different things, those above the second the same
 (docs/compact.md). In between the log-confidence fades."""
+USUAL_CELLS, DILUTION = 192, 0.8
+"""More cells have less chance each: cycle consistency falls with this power of their number, and counts as if there were
+the usual number (docs/compact.md)."""
 FARTHEST = 7.0
 """largest log(1 + distance) of a point; nearest things are at about 1, so this is beyond every horizon"""
 DEPTH_RANGE = 2.0
@@ -84,7 +87,8 @@ class CompactOutput:
     log_depth_reference: Tensor
     """(B, N) float32: first guess of the log of z-depth at the reference's cells, up to a constant"""
     cycle: Tensor
-    """(B,) float32: mean chance, over the cells of both views, that the match of a cell's match is the cell itself"""
+    """(B,) float32: mean chance, over the cells of both views, that the match of a cell's match is the cell itself,
+    as if there were USUAL_CELLS"""
 
 
 class CompactNetwork(nn.Module):
@@ -160,7 +164,8 @@ class CompactNetwork(nn.Module):
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1).mean(1).detach()
+        cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
+        cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
         return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0], cycle)
 
     def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
