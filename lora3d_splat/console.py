@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lora3d_splat.errors import Lora3DError
 from lora3d_splat.watch import watcher
 
 CONSOLE = Console(width=120, soft_wrap=True)
@@ -34,6 +37,22 @@ def interrupted() -> int:
     """Say what Ctrl-C has left, and return the exit status for it."""
     warn("interrupted; the stages that were finished are kept, and the same command goes on from there")
     return 130
+
+
+def end_in_sentences() -> None:
+    """From here on a failure of ours that nobody catches ends the program with its sentence, without a traceback."""
+    before = sys.excepthook
+    if getattr(before, "in_sentences", False):
+        return
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, Lora3DError):
+            warn(str(error))
+        else:
+            before(kind, error, trace)
+
+    say.in_sentences = True  # type: ignore[attr-defined]
+    sys.excepthook = say
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,13 @@ def test_an_unknown_network_is_named_before_any_work(tmp_path: Path, capsys: pyt
     words = ["--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--network", "dust4r"]
     assert main(["calibrate", str(tmp_path / "photos"), *words]) == 1
     assert "'dust4r'" in said(capsys)
+
+
+def test_ns_train_ends_with_the_sentence_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    command = [str(Path(sys.executable).with_name("ns-train")), "lora3d-splat", "--output-dir", str(tmp_path / "out")]
+    command += ["--vis", "tensorboard", "--data", str(tmp_path / "photos")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "no images in" in " ".join(done.stdout.split())

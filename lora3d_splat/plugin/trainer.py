@@ -14,7 +14,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 
-from lora3d_splat.console import interrupted, note
+from lora3d_splat.console import end_in_sentences, interrupted, note
 from lora3d_splat.memory import keep_freed_memory
 from lora3d_splat.plugin.optimisation import ExponentialConfig, Progress, SpanningConfig, seconds_of
 from lora3d_splat.plugin.resume import unfinished_checkpoint
@@ -50,6 +50,7 @@ class Lora3DTrainer(Trainer):
     config: Lora3DTrainerConfig
 
     def __init__(self, config: Lora3DTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        end_in_sentences()
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             note("no CUDA device answers: training on the CPU")
             config.machine.device_type = "cpu"
