@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora3d_splat.geometry.relative_pose import Sightings, relative_pose
+from lora3d_splat.geometry.relative_pose import RelativePose, Sightings
 from lora3d_splat.networks.layers import (
     CrossAttention,
     DecoderBlock,
@@ -28,6 +28,8 @@ CELL_WIDTH = 128
 SKIP_WIDTH = 32
 CUES = 27
 """own position 2, match 2, displacement 2, spread, mass and trust of the match, first guess of geometry 18"""
+CACHED = 2**20
+"""numbers that a core's cache holds a few times over"""
 FINEST = 0.3
 """least standard deviation of a match, cells"""
 GUESSED_DEPTH_SIGMA = 0.25
@@ -176,11 +178,29 @@ def correspond(
     """Where the matches of either view's cells lie and how sure that is, from match logits (B, N, M)."""
     forward, backward = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
     both = forward * backward.transpose(1, 2)
-    boxes = Boxes.of(forward, other_grid), Boxes.of(backward, grid)
+    windows = _windows(forward, backward, grid, other_grid)
     return (
-        _one_way(forward, both.sum(2), best_window(*boxes, other_grid), grid, other_grid),
-        _one_way(backward, both.sum(1), best_window(*reversed(boxes), grid), other_grid, grid),
+        _one_way(forward, both.sum(2), windows[0], grid, other_grid),
+        _one_way(backward, both.sum(1), windows[1], other_grid, grid),
     )
+
+
+def best_windows(logits: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> tuple[Window, Window]:
+    """The best windows of either view's cells, from match logits (B, N, M); on a CPU as many pairs at once as its cache
+    holds."""
+    at_once = max(1, CACHED // logits[0].numel()) if logits.device.type == "cpu" else len(logits)
+    parts = [
+        _windows(each.softmax(-1), each.transpose(1, 2).softmax(-1), grid, other_grid) for each in logits.split(at_once)
+    ]
+    first, second = (Window(*map(torch.cat, zip(*side, strict=True))) for side in zip(*parts, strict=True))
+    return first, second
+
+
+def _windows(
+    forward: Tensor, backward: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]
+) -> tuple[Window, Window]:
+    ahead, back = Boxes.of(forward, other_grid), Boxes.of(backward, grid)
+    return best_window(ahead, back, other_grid), best_window(back, ahead, grid)
 
 
 def _one_way(
@@ -274,28 +294,21 @@ def sampled(values: Tensor, grid: tuple[int, int], places: Tensor) -> Tensor:
     return found[:, :, 0].transpose(1, 2)
 
 
-@torch.no_grad()
-def first_guess(
-    rays: tuple[Tensor, Tensor],
-    depths: tuple[Tensor, Tensor],
-    match: Correspondence,
-    back: Correspondence,
-    focal: float,
-) -> FirstGuess:
-    """Register the other view's guessed points to the reference's.
+def sightings(rays: Tensor, depth: Tensor, window: Window, focal: float) -> Sightings:
+    """Cells on rays (N, 3) at depth (B, N) and their matches; `focal` is the assumed one, half a long side being 1."""
+    return Sightings(rays.expand(len(depth), -1, -1), depth, window.place / focal, window.spread / focal, window.trust)
 
-    `rays` (N, 3) and (M, 3) at z = 1 and `depths` (B, N) and (B, M) are those of the reference and of the other view;
-    `focal` is the assumed focal length, half a long side being 1.
+
+@torch.no_grad()
+def first_guess(rays: tuple[Tensor, Tensor], depths: tuple[Tensor, Tensor], pose: RelativePose) -> FirstGuess:
+    """Points of both views, the other view's in its pose.
+
+    `rays` (N, 3) and (M, 3) at z = 1 and `depths` (B, N) and (B, M) are those of the reference and of the other view.
     """
-    sides = [
-        Sightings(ray.expand(len(depth), -1, -1), depth, each.place / focal, each.spread / focal, each.trust)
-        for ray, depth, each in zip(rays, depths, (match.window, back.window), strict=True)
-    ]
-    found = relative_pose(*sides, GUESSED_DEPTH_SIGMA)
-    pose = torch.cat([found.rotation.flatten(1), found.translation.clamp(-3, 3)], dim=1)
-    other = rays[1] * (depths[1] * found.log_scale.exp()[:, None])[..., None]
-    other = other @ found.rotation.transpose(1, 2) + found.translation[:, None]
-    return FirstGuess(rays[0] * depths[0][..., None], other, pose)
+    other = rays[1] * (depths[1] * pose.log_scale.exp()[:, None])[..., None]
+    other = other @ pose.rotation.transpose(1, 2) + pose.translation[:, None]
+    cues = torch.cat([pose.rotation.flatten(1), pose.translation.clamp(-3, 3)], dim=1)
+    return FirstGuess(rays[0] * depths[0][..., None], other, cues)
 
 
 class PointHead(nn.Module):
