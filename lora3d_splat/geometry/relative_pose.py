@@ -18,8 +18,6 @@ NEAREST = 0.05
 """least depth a point is projected from, in units of the depths"""
 OUTLIER = 4.0
 """squared whitened residual at which a match keeps a quarter of its weight (Geman-McClure)"""
-SCALE_SIGMA = 0.2
-"""how far the depths of the two views may disagree in scale, log"""
 START_ANGLES = (-40.0, -20.0, 20.0, 40.0)
 """degrees by which the starts walk around the scene, sideways and up"""
 JUDGES = 96
@@ -74,19 +72,22 @@ class RelativePose:
 
 
 @torch.no_grad()
-def relative_pose(first: Sightings, second: Sightings, depth_sigma: float, rounds: int = 12) -> RelativePose:
+def relative_pose(
+    first: Sightings, second: Sightings, depth_sigma: float, scale_sigma: float, rounds: int = 12
+) -> RelativePose:
     """The pose between view 1 and view 2 with the least robust cost, in float32.
 
-    `depth_sigma` is the relative error of the depths. Starts are no motion and walks around what view 1 sees.
+    `depth_sigma` is the relative error of the depths, `scale_sigma` the log of how far those of the two views may
+    disagree in scale. Starts are no motion and walks around what view 1 sees.
     """
     pose = _starts(first)
     starts = len(pose.cost) // len(first.depth)
     many = tuple(side.thinned(JUDGES).repeated(starts) for side in (first, second))
     for _ in range(rounds // 2):
-        pose = _improved(pose, *many, depth_sigma)
+        pose = _improved(pose, *many, depth_sigma, scale_sigma)
     pose = _scored(pose, *many, depth_sigma).best_of(starts)
     for _ in range(rounds - rounds // 2):
-        pose = _improved(pose, first, second, depth_sigma)
+        pose = _improved(pose, first, second, depth_sigma, scale_sigma)
     return _scored(pose, first, second, depth_sigma)
 
 
@@ -133,12 +134,14 @@ def _whitened(pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: f
     return white[..., 0], white[..., 1:]
 
 
-def _improved(pose: RelativePose, first: Sightings, second: Sightings, depth_sigma: float) -> RelativePose:
+def _improved(
+    pose: RelativePose, first: Sightings, second: Sightings, depth_sigma: float, scale_sigma: float
+) -> RelativePose:
     """One step of re-weighted Gauss-Newton."""
     eye = torch.eye(7, device=pose.rotation.device)
     H, g = 1e-4 * eye.repeat(len(pose.rotation), 1, 1), pose.rotation.new_zeros(len(pose.rotation), 7)
-    H[:, 6, 6] += SCALE_SIGMA**-2
-    g[:, 6] += pose.log_scale * SCALE_SIGMA**-2
+    H[:, 6, 6] += scale_sigma**-2
+    g[:, 6] += pose.log_scale * scale_sigma**-2
     for side, inverse in ((first, True), (second, False)):
         r, J = _whitened(pose, side, inverse, depth_sigma)
         weight = side.weight / (1 + r.square().sum(-1) / OUTLIER) ** 2

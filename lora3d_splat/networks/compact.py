@@ -25,6 +25,7 @@ from lora3d_splat.networks.compact_layers import (
     CELL_WIDTH,
     CUES,
     GUESSED_DEPTH_SIGMA,
+    GUESSED_SCALE_SIGMA,
     SKIP_WIDTH,
     CompactEncoderBlock,
     Correspondence,
@@ -41,6 +42,7 @@ from lora3d_splat.networks.compact_layers import (
     sightings,
     tokens_to_cells,
 )
+from lora3d_splat.networks.compact_settle import at_cells, settling
 from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles, token_positions
 
 CHECKPOINT = Path(__file__).with_name("compact.safetensors")
@@ -130,6 +132,34 @@ class Detail(NamedTuple):
     """(B, 1, h, w) raw depth"""
 
 
+class FinestMatches(NamedTuple):
+    """Matches at the cells that poses are read from. No gradient."""
+
+    grids: tuple[tuple[int, int], tuple[int, int]]
+    """rows and columns of the reference's and of the other view's cells"""
+    depths: tuple[Tensor, Tensor]
+    """(B, N) and (B, M) guessed z-depth"""
+    windows: tuple[Window, Window]
+
+    def pose(self) -> RelativePose:
+        """Of the other view in the reference's frame, with the guessed depths."""
+        rays = self._rays()
+        sides = [sightings(rays[k], self.depths[k], self.windows[k], 2 * START_FOCAL) for k in range(2)]
+        return relative_pose(*sides, GUESSED_DEPTH_SIGMA, GUESSED_SCALE_SIGMA)
+
+    def settled(self, reference: Tensor, other: Tensor, confidence: Tensor) -> Tensor:
+        """The other view's decoded points (B, h, w, 3) in the pose that the matches give decoded depths."""
+        rays = self._rays()
+        cells = [at_cells(each.detach(), grid) for each, grid in zip((reference, other), self.grids, strict=True)]
+        weight = at_cells(confidence.detach()[..., None], self.grids[1])[..., 0]
+        own = rays[1] * self.depths[1][..., None]
+        move = settling((cells[0], cells[1]), own, weight, self.windows, rays, 2 * START_FOCAL)
+        return move.apply(other.flatten(1, 2)).view_as(other)
+
+    def _rays(self) -> tuple[Tensor, Tensor]:
+        return cell_rays(*self.grids[0], self.depths[0]), cell_rays(*self.grids[1], self.depths[1])
+
+
 class CompactNetwork(nn.Module):
     """Pointmap network (PointmapNetwork protocol) of about eight million parameters."""
 
@@ -208,7 +238,8 @@ class CompactNetwork(nn.Module):
             grids = cell_grid(reference), cell_grid(other)
             match_1, match_2 = correspond(logits, *grids)
             log_depth = self._log_depth(reference), self._log_depth(other)
-            pose = self._pose((reference, other), log_depth, (match_1.window, match_2.window))
+            finest = self._finest((reference, other), log_depth, (match_1.window, match_2.window))
+            pose = finest.pose()
             rays = cell_rays(*grids[0], logits), cell_rays(*grids[1], logits)
             guess = first_guess(rays, (log_depth[0].exp(), log_depth[1].exp()), pose)
         cells_1, x = self._enter(reference, other, match_1, guess, 0)
@@ -216,6 +247,8 @@ class CompactNetwork(nn.Module):
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
+        if not self.training:
+            points_2 = finest.settled(points_1, points_2, confidence_2)
         cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
         cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
         return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0], cycle)
@@ -230,26 +263,19 @@ class CompactNetwork(nn.Module):
         return self.match_sharpness.float().exp() * (first.transpose(1, 2) @ second)
 
     @torch.no_grad()
-    def _pose(
+    def _finest(
         self, views: tuple[EncodedViews, EncodedViews], log_depth: tuple[Tensor, Tensor], coarse: tuple[Window, Window]
-    ) -> RelativePose:
-        """Of the other view in the reference's frame, from the finest matches there are."""
-        grids, windows = [cell_grid(view) for view in views], coarse
+    ) -> FinestMatches:
+        """The finest matches there are."""
+        grids, windows, depth = [cell_grid(view) for view in views], coarse, list(log_depth)
         finest = [fineness(view.size) for view in views]
         if max(finest) > 1:
-            logits = self._similarity(*(self._fine(view) for view in views))
-            log_depth = tuple(  # type: ignore[assignment]
-                F.interpolate(depth.unflatten(1, (1, *grid)), scale_factor=float(factor), mode="bilinear").flatten(1)
-                for depth, grid, factor in zip(log_depth, grids, finest, strict=True)
-            )
-            grids = [(factor * rows, factor * columns) for factor, (rows, columns) in zip(finest, grids, strict=True)]
-            windows = best_windows(logits, *grids)
-        rays = [cell_rays(*grid, log_depth[0]) for grid in grids]
-        sides = [
-            sightings(ray, depth.exp(), window, 2 * START_FOCAL)
-            for ray, depth, window in zip(rays, log_depth, windows, strict=True)
-        ]
-        return relative_pose(*sides, GUESSED_DEPTH_SIGMA)
+            for side, factor in enumerate(finest):
+                maps = depth[side].unflatten(1, (1, *grids[side]))
+                depth[side] = F.interpolate(maps, scale_factor=float(factor), mode="bilinear").flatten(1)
+                grids[side] = factor * grids[side][0], factor * grids[side][1]
+            windows = best_windows(self._similarity(*(self._fine(view) for view in views)), *grids)
+        return FinestMatches((grids[0], grids[1]), (depth[0].exp(), depth[1].exp()), windows)
 
     def _fine(self, view: EncodedViews) -> Tensor:
         """Match features (B, C, h, w) of a view's finest cells."""

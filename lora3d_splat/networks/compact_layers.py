@@ -34,6 +34,8 @@ FINEST = 0.3
 """least standard deviation of a match, cells"""
 GUESSED_DEPTH_SIGMA = 0.25
 """relative error of the depths of the first guess"""
+GUESSED_SCALE_SIGMA = 0.2
+"""log of the scale between the depths that are guessed of two views"""
 
 
 class ChannelNorm(nn.Module):
