@@ -7,12 +7,14 @@ counts with the covariance of both, and even a poor depth does not bend the pose
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .transforms import skew, so3_exp
+from .transforms import skew, so3_exp, so3_log
 
 NEAREST = 0.05
 """least depth a point is projected from, in units of the depths"""
@@ -71,27 +73,55 @@ class RelativePose:
         return RelativePose(*(value[rows] for value in vars(self).values()))
 
 
+class Prior(NamedTuple):
+    """What is known of a relative pose beforehand."""
+
+    depth: float
+    """relative error of the depths"""
+    scale: float
+    """log of how far the depths of the two views may disagree in scale"""
+    rotation: Tensor | None = None
+    """(B, 3, 3) expected"""
+    translation: Tensor | None = None
+    """(B, 3) expected, units of the first view's depths"""
+    turn: float = torch.inf
+    """standard deviation of the rotation, per axis, radians"""
+    shift: float = torch.inf
+    """standard deviation of the translation, per axis, as a share of the first view's median depth"""
+
+
 @torch.no_grad()
 def relative_pose(
-    first: Sightings, second: Sightings, depth_sigma: float, scale_sigma: float, rounds: int = 12
+    first: Sightings, second: Sightings, prior: Prior, starts: Sequence[tuple[Tensor, Tensor]] = (), rounds: int = 12
 ) -> RelativePose:
     """The pose between view 1 and view 2 with the least robust cost, in float32.
 
-    `depth_sigma` is the relative error of the depths, `scale_sigma` the log of how far those of the two views may
-    disagree in scale. Starts are no motion and walks around what view 1 sees.
+    `starts` are rotations (B, 3, 3) and translations (B, 3) to begin from; without any it begins from no motion and
+    from walks around what view 1 sees.
     """
-    pose = _starts(first)
-    starts = len(pose.cost) // len(first.depth)
-    many = tuple(side.thinned(JUDGES).repeated(starts) for side in (first, second))
+    begun = _stacked(starts) if starts else _walks(first)
+    count = len(begun.cost) // len(first.depth)
+    pose, many = begun, tuple(side.thinned(JUDGES).repeated(count) for side in (first, second))
+    repeated = prior._replace(
+        rotation=None if prior.rotation is None else prior.rotation.repeat_interleave(count, 0),
+        translation=None if prior.translation is None else prior.translation.repeat_interleave(count, 0),
+    )
     for _ in range(rounds // 2):
-        pose = _improved(pose, *many, depth_sigma, scale_sigma)
-    pose = _scored(pose, *many, depth_sigma).best_of(starts)
+        pose = _improved(pose, *many, repeated)
+    pose = _scored(pose, *many, prior.depth).best_of(count)
     for _ in range(rounds - rounds // 2):
-        pose = _improved(pose, first, second, depth_sigma, scale_sigma)
-    return _scored(pose, first, second, depth_sigma)
+        pose = _improved(pose, first, second, prior)
+    return _scored(pose, first, second, prior.depth)
 
 
-def _starts(first: Sightings) -> RelativePose:
+def _stacked(starts: Sequence[tuple[Tensor, Tensor]]) -> RelativePose:
+    """Those of one pair in a row."""
+    rotations, translations = (torch.stack(each, 1).flatten(0, 1) for each in zip(*starts, strict=True))
+    zero = torch.zeros_like(translations[:, 0])
+    return RelativePose(rotations, translations, zero, zero)
+
+
+def _walks(first: Sightings) -> RelativePose:
     """No motion, then orbits about a point in front of view 1; those of one pair follow one another."""
     like, count = first.depth, len(first.depth)
     vectors = [[0.0, 0.0, 0.0]]
@@ -134,16 +164,20 @@ def _whitened(pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: f
     return white[..., 0], white[..., 1:]
 
 
-def _improved(
-    pose: RelativePose, first: Sightings, second: Sightings, depth_sigma: float, scale_sigma: float
-) -> RelativePose:
+def _improved(pose: RelativePose, first: Sightings, second: Sightings, prior: Prior) -> RelativePose:
     """One step of re-weighted Gauss-Newton."""
     eye = torch.eye(7, device=pose.rotation.device)
     H, g = 1e-4 * eye.repeat(len(pose.rotation), 1, 1), pose.rotation.new_zeros(len(pose.rotation), 7)
-    H[:, 6, 6] += scale_sigma**-2
-    g[:, 6] += pose.log_scale * scale_sigma**-2
+    H[:, 6, 6] += prior.scale**-2
+    g[:, 6] += pose.log_scale * prior.scale**-2
+    if prior.rotation is not None and prior.translation is not None:
+        unit = (prior.shift * first.depth.median(1).values)[:, None] ** -2
+        tight = torch.cat([torch.full_like(pose.translation, prior.turn**-2), unit.expand(-1, 3)], dim=1)
+        gap = [so3_log(pose.rotation @ prior.rotation.transpose(1, 2)), pose.translation - prior.translation]
+        H[:, range(6), range(6)] += tight
+        g[:, :6] += tight * torch.cat(gap, dim=1)
     for side, inverse in ((first, True), (second, False)):
-        r, J = _whitened(pose, side, inverse, depth_sigma)
+        r, J = _whitened(pose, side, inverse, prior.depth)
         weight = side.weight / (1 + r.square().sum(-1) / OUTLIER) ** 2
         weighted = (J * weight[..., None, None]).flatten(1, 2).transpose(1, 2)
         H = H + weighted @ J.flatten(1, 2)

@@ -24,8 +24,7 @@ from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.networks.compact_layers import (
     CELL_WIDTH,
     CUES,
-    GUESSED_DEPTH_SIGMA,
-    GUESSED_SCALE_SIGMA,
+    GUESSED,
     SKIP_WIDTH,
     CompactEncoderBlock,
     Correspondence,
@@ -145,15 +144,14 @@ class FinestMatches(NamedTuple):
         """Of the other view in the reference's frame, with the guessed depths."""
         rays = self._rays()
         sides = [sightings(rays[k], self.depths[k], self.windows[k], 2 * START_FOCAL) for k in range(2)]
-        return relative_pose(*sides, GUESSED_DEPTH_SIGMA, GUESSED_SCALE_SIGMA)
+        return relative_pose(*sides, GUESSED)
 
-    def settled(self, reference: Tensor, other: Tensor, confidence: Tensor) -> Tensor:
+    def settled(self, reference: Tensor, other: Tensor, confidence: Tensor, guess: RelativePose) -> Tensor:
         """The other view's decoded points (B, h, w, 3) in the pose that the matches give decoded depths."""
         rays = self._rays()
         cells = [at_cells(each.detach(), grid) for each, grid in zip((reference, other), self.grids, strict=True)]
         weight = at_cells(confidence.detach()[..., None], self.grids[1])[..., 0]
-        own = rays[1] * self.depths[1][..., None]
-        move = settling((cells[0], cells[1]), own, weight, self.windows, rays, 2 * START_FOCAL)
+        move = settling((cells[0], cells[1]), self.depths, weight, self.windows, rays, 2 * START_FOCAL, guess)
         return move.apply(other.flatten(1, 2)).view_as(other)
 
     def _rays(self) -> tuple[Tensor, Tensor]:
@@ -248,7 +246,7 @@ class CompactNetwork(nn.Module):
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
         if not self.training:
-            points_2 = finest.settled(points_1, points_2, confidence_2)
+            points_2 = finest.settled(points_1, points_2, confidence_2, pose)
         cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
         cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
         return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0], cycle)

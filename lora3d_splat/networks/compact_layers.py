@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora3d_splat.geometry.relative_pose import RelativePose, Sightings
+from lora3d_splat.geometry.relative_pose import Prior, RelativePose, Sightings
 from lora3d_splat.networks.layers import (
     CrossAttention,
     DecoderBlock,
@@ -32,10 +32,8 @@ CACHED = 2**20
 """numbers that a core's cache holds a few times over"""
 FINEST = 0.3
 """least standard deviation of a match, cells"""
-GUESSED_DEPTH_SIGMA = 0.25
-"""relative error of the depths of the first guess"""
-GUESSED_SCALE_SIGMA = 0.2
-"""log of the scale between the depths that are guessed of two views"""
+GUESSED = Prior(depth=0.25, scale=0.2)
+"""of the depths of the first guess"""
 
 
 class ChannelNorm(nn.Module):

@@ -7,38 +7,39 @@ decoded depths give (`relative_pose`). The correction is rigid but for a little 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lora3d_splat.geometry.procrustes import Similarity, weighted_similarity
-from lora3d_splat.geometry.relative_pose import NEAREST, Sightings, relative_pose
+from lora3d_splat.geometry.relative_pose import NEAREST, Prior, RelativePose, Sightings, relative_pose
 from lora3d_splat.geometry.resection import resect
 from lora3d_splat.networks.compact_layers import Window
 
-DECODED_DEPTH_SIGMA = 0.15
-"""relative error of decoded depths"""
-DECODED_SCALE_SIGMA = 0.02
-"""log of the scale between the decoded depths of two views"""
+DECODED = Prior(depth=0.15, scale=0.02, turn=math.radians(4), shift=0.07)
+"""of decoded depths and poses"""
 
 
 @torch.no_grad()
 def settling(
     points: tuple[Tensor, Tensor],
-    own: Tensor,
+    depths: tuple[Tensor, Tensor],
     confidence: Tensor,
     windows: tuple[Window, Window],
     rays: tuple[Tensor, Tensor],
     focal: float,
+    guess: RelativePose,
 ) -> Similarity:
     """The map of the other view's points to their place, both in the reference's frame.
 
-    `points` (B, N, 3) and (B, M, 3) are the decoded ones at the cells of `windows`; `own` (B, M, 3) is a guess of the
-    other view's points in its own camera, `confidence` (B, M) their weight; `rays` (N, 3) and (M, 3) are those of the
-    cells at z = 1 for the assumed `focal` length, half a long side being 1.
+    `points` (B, N, 3) and (B, M, 3) are the decoded ones at the cells of `windows`, `depths` (B, N) and (B, M) the
+    guessed ones with which `guess` was found; `confidence` (B, M) weighs the other view's. `rays` (N, 3) and (M, 3) are
+    those of the cells at z = 1 for the assumed `focal` length, half a long side being 1.
     """
     reference, other = points
-    near = weighted_similarity(own, other, confidence)
+    near = weighted_similarity(rays[1] * depths[1][..., None], other, confidence)
     camera = resect(other, rays[1][:, :2], confidence, (near.rotation, near.translation))
     mine = (other - camera.translation[:, None]) @ camera.rotation
     sides = [
@@ -47,7 +48,10 @@ def settling(
             (reference, mine), windows, (camera.focal, _focal(reference, rays[0])), strict=True
         )
     ]
-    found = relative_pose(*sides, DECODED_DEPTH_SIGMA, DECODED_SCALE_SIGMA)
+    unit = (sides[0].depth.log().median(1).values - depths[0].log().median(1).values).exp()
+    starts = [(camera.rotation, camera.translation), (guess.rotation, unit[:, None] * guess.translation)]
+    prior = DECODED._replace(rotation=camera.rotation, translation=camera.translation)
+    found = relative_pose(*sides, prior, starts)
     scale, rotation = found.log_scale.exp(), found.rotation @ camera.rotation.transpose(1, 2)
     shift = found.translation - scale[:, None] * (rotation @ camera.translation[..., None])[..., 0]
     return Similarity(scale, rotation, shift)
