@@ -73,3 +73,12 @@ def test_no_weight_at_all_stays_finite():
     none = [Sightings(s.rays, s.depth, s.seen, s.sigma, torch.zeros_like(s.weight)) for s in (first, second)]
     found = relative_pose(*none, Prior(0.25, 0.2))
     assert all(torch.isfinite(value).all() for value in vars(found).values())
+
+
+def test_a_tight_prior_holds_and_a_loose_one_lets_go():
+    (first, second), R, _ = sight(200, 20.0, 0.1, 0.0)
+    expected = torch.eye(3)[None], torch.zeros(1, 3)
+    held = relative_pose(first, second, Prior(0.25, 0.2, *expected, turn=1e-4, shift=1e-4), [expected])
+    assert rotation_angle_deg(held.rotation[0], torch.eye(3)) < 1.0
+    free = relative_pose(first, second, Prior(0.25, 0.2, *expected, turn=1.0, shift=1.0), [expected])
+    assert rotation_angle_deg(free.rotation[0], R) < 1.0

@@ -27,12 +27,13 @@ class Resection(NamedTuple):
 
 @torch.no_grad()
 def resect(
-    points: Tensor, places: Tensor, weights: Tensor, start: tuple[Tensor, Tensor], rounds: int = 10
+    points: Tensor, places: Tensor, weights: Tensor, start: tuple[Tensor, Tensor], focal_sigma: float, rounds: int = 10
 ) -> Resection:
     """Robust least squares of the reprojection error, by Gauss-Newton.
 
     `points` (B, N, 3), `places` (N, 2) where they are seen at z = 1 for the assumed focal length,
-    `weights` (B, N) >= 0, `start` rotation (B, 3, 3) and translation (B, 3). Float32.
+    `weights` (B, N) >= 0, `start` rotation (B, 3, 3) and translation (B, 3), `focal_sigma` how far
+    the focal length may be from the assumed one, log. Float32.
     """
     rotation, translation = start
     log_focal = torch.zeros_like(translation[:, 0])
@@ -47,12 +48,12 @@ def resect(
         changes = torch.cat([by_turn, -rotation.transpose(1, 2)[:, None].expand_as(by_turn)], dim=-1)
         J = (focal[..., None] * changes[..., :2, :] - image[..., None] * changes[..., 2:, :]) / Z[..., None]
         J = torch.cat([J, image[..., None]], dim=-1)
-        r = image - places
-        weight = weights / (1 + r.square().sum(-1) / OUTLIER**2) ** 2
+        r, J = (image - places) / OUTLIER, J / OUTLIER
+        weight = weights / (1 + r.square().sum(-1)) ** 2
         weighted = (J * weight[..., None, None]).flatten(1, 2).transpose(1, 2)
         H, g = weighted @ J.flatten(1, 2), (weighted @ r.flatten(1, 2)[..., None])[..., 0]
-        H[:, 6, 6] += 1.0  # a flat thing says nothing of the focal length
-        g[:, 6] += log_focal
+        H[:, 6, 6] += focal_sigma**-2  # a flat thing says nothing of the focal length
+        g[:, 6] += log_focal * focal_sigma**-2
         H = H + 1e-6 * H.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * eye
         step = -torch.linalg.solve(H.double(), g.double()).float()
         step = step * (LONGEST_STEP / step.abs().amax(1, keepdim=True).clamp(min=LONGEST_STEP))

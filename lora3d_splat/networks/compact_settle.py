@@ -18,8 +18,10 @@ from lora3d_splat.geometry.relative_pose import NEAREST, Prior, RelativePose, Si
 from lora3d_splat.geometry.resection import resect
 from lora3d_splat.networks.compact_layers import Window
 
-DECODED = Prior(depth=0.15, scale=0.02, turn=math.radians(4), shift=0.07)
+DECODED = Prior(depth=0.3, scale=0.02, turn=math.radians(4), shift=0.07)
 """of decoded depths and poses"""
+DECODED_FOCAL_SIGMA = 0.1
+"""log of the focal length of decoded points"""
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def settling(
     """
     reference, other = points
     near = weighted_similarity(rays[1] * depths[1][..., None], other, confidence)
-    camera = resect(other, rays[1][:, :2], confidence, (near.rotation, near.translation))
+    camera = resect(other, rays[1][:, :2], confidence, (near.rotation, near.translation), DECODED_FOCAL_SIGMA)
     mine = (other - camera.translation[:, None]) @ camera.rotation
     sides = [
         _sightings(seen, window, focal * length)
