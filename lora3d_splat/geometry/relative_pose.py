@@ -22,7 +22,7 @@ OUTLIER = 4.0
 """squared whitened residual at which a match keeps a quarter of its weight (Geman-McClure)"""
 START_ANGLES = (-40.0, -20.0, 20.0, 40.0)
 """degrees by which the starts walk around the scene, sideways and up"""
-JUDGES = 96
+JUDGES = 64
 """points of each view that choose among the starts"""
 LONGEST_STEP = 0.3
 """of a turn (radians), a shift (units of the depths) and the log scale, per round"""
@@ -92,7 +92,7 @@ class Prior(NamedTuple):
 
 @torch.no_grad()
 def relative_pose(
-    first: Sightings, second: Sightings, prior: Prior, starts: Sequence[tuple[Tensor, Tensor]] = (), rounds: int = 12
+    first: Sightings, second: Sightings, prior: Prior, starts: Sequence[tuple[Tensor, Tensor]] = (), rounds: int = 8
 ) -> RelativePose:
     """The pose between view 1 and view 2 with the least robust cost, in float32.
 

@@ -27,7 +27,7 @@ class Resection(NamedTuple):
 
 @torch.no_grad()
 def resect(
-    points: Tensor, places: Tensor, weights: Tensor, start: tuple[Tensor, Tensor], focal_sigma: float, rounds: int = 10
+    points: Tensor, places: Tensor, weights: Tensor, start: tuple[Tensor, Tensor], focal_sigma: float, rounds: int = 6
 ) -> Resection:
     """Robust least squares of the reprojection error, by Gauss-Newton.
 

@@ -162,6 +162,8 @@ class CompactNetwork(nn.Module):
     """Pointmap network (PointmapNetwork protocol) of about eight million parameters."""
 
     name = "compact"
+    revision = 2
+    """counts up when equal weights begin to compute something else, so that stored predictions are made again"""
     licence = "Apache-2.0"
     patch_size = 16
     long_side = 128
@@ -230,7 +232,7 @@ class CompactNetwork(nn.Module):
         return PairOutput(points_1, confidence_1, points_2, confidence_2)
 
     def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
-        """Decode B ordered pairs at stride 2, with the match logits."""
+        """Decode B ordered pairs at stride 2, with the match logits; the last step is left out where gradients flow."""
         with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
             logits = self.match_logits(reference, other)
             grids = cell_grid(reference), cell_grid(other)
@@ -245,7 +247,7 @@ class CompactNetwork(nn.Module):
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        if not self.training:
+        if not torch.is_grad_enabled():  # what learns, learns to be right without
             points_2 = finest.settled(points_1, points_2, confidence_2, pose)
         cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
         cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
