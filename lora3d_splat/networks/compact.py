@@ -232,7 +232,8 @@ class CompactNetwork(nn.Module):
         return PairOutput(points_1, confidence_1, points_2, confidence_2)
 
     def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
-        """Decode B ordered pairs at stride 2, with the match logits; the last step is left out where gradients flow."""
+        """Decode B ordered pairs at stride 2, with the match logits; decoded shapes settle on the matches unless it learns
+        or has an adapter."""
         with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
             logits = self.match_logits(reference, other)
             grids = cell_grid(reference), cell_grid(other)
@@ -247,7 +248,8 @@ class CompactNetwork(nn.Module):
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        if not torch.is_grad_enabled():  # what learns, learns to be right without
+        # What learns, learns where the views stand; an adapter that has learnt it knows it better than the matches.
+        if not (torch.is_grad_enabled() or hasattr(self, "peft_config")):
             points_2 = finest.settled(points_1, points_2, confidence_2, pose)
         cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
         cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
