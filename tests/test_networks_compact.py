@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from lora3d_splat.errors import CheckpointError, InputError
 from lora3d_splat.geometry.relative_pose import RelativePose
 from lora3d_splat.geometry.transforms import so3_exp, so3_log
+from lora3d_splat.lora.adapter import disabled, inject
 from lora3d_splat.networks.base import EncodedViews, PointmapNetwork
 from lora3d_splat.networks.compact import (
     START_FOCAL,
@@ -174,3 +175,18 @@ def test_settling_puts_a_displaced_view_where_the_matches_say():
     )
     assert (decoded - seen_by_1).norm(dim=-1).median() > 0.03
     assert (move.apply(decoded) - seen_by_1).norm(dim=-1).median() < 0.01
+
+
+def test_what_learns_does_not_settle_and_the_base_does(network: CompactNetwork) -> None:
+    own = CompactNetwork(SMALL).eval()
+    own.load_state_dict(network.state_dict())
+    pictures = images(2, 64, 96)
+    views = own.encode(pictures[:1]), own.encode(pictures[1:])
+    plain = own.decode(*views).points_other.detach()
+    with torch.no_grad():
+        settled = own.decode(*views).points_other
+        inject(own)
+        assert torch.allclose(own.decode(*views).points_other, plain, atol=1e-5)
+        with disabled(own):
+            assert torch.allclose(own.decode(*views).points_other, settled, atol=1e-5)
+    assert not torch.allclose(settled, plain, atol=1e-3)

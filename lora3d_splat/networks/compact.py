@@ -232,8 +232,9 @@ class CompactNetwork(nn.Module):
         return PairOutput(points_1, confidence_1, points_2, confidence_2)
 
     def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
-        """Decode B ordered pairs at stride 2, with the match logits; decoded shapes settle on the matches unless it learns
-        or has an adapter."""
+        """Decode B ordered pairs at stride 2, with the match logits.
+
+        What is decoded settles on the matches (`compact_settle`), but not where gradients flow or with an adapter."""
         with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
             logits = self.match_logits(reference, other)
             grids = cell_grid(reference), cell_grid(other)
