@@ -8,14 +8,21 @@ import torch
 from safetensors.torch import save_file
 
 from lora3d_splat.errors import CheckpointError, InputError
+from lora3d_splat.geometry.relative_pose import RelativePose
+from lora3d_splat.geometry.transforms import so3_exp, so3_log
+from lora3d_splat.lora.adapter import disabled, inject
 from lora3d_splat.networks.base import EncodedViews, PointmapNetwork
 from lora3d_splat.networks.compact import (
+    START_FOCAL,
     CompactArchitecture,
     CompactNetwork,
     architecture_json,
+    cell_rays,
     load_compact,
     overlap,
 )
+from lora3d_splat.networks.compact_layers import Window
+from lora3d_splat.networks.compact_settle import settling
 from lora3d_splat.synthetic.pairs import scene_pairs
 from lora3d_splat.synthetic.render import render_scene
 
@@ -140,3 +147,46 @@ def test_pictures_of_different_scenes_get_no_confidence() -> None:
     assert (overlap(across) == 0).float().mean() >= 0.8
     lost = overlap(across[: len(order)]) == 0
     assert (apart.confidence_reference[lost] == 1).all()
+
+
+def test_settling_puts_a_displaced_view_where_the_matches_say():
+    """Exact matches and shapes, a decoder that forgot half of the motion: the settled points are right."""
+    torch.manual_seed(0)
+    grid = (12, 16)
+    rays = cell_rays(*grid, torch.zeros(1))
+    focal = 2 * START_FOCAL
+    R = so3_exp(torch.deg2rad(torch.tensor([2.0, 12.0, 1.0])))
+    middle = torch.tensor([0.0, 0.0, 2.0])
+    t = middle - R @ middle
+    depth = [1.5 + torch.rand(1, len(rays)) for _ in range(2)]
+    own = [rays * each[..., None] for each in depth]
+    seen_by_2, seen_by_1 = (own[0] - t) @ R, own[1] @ R.T + t
+    windows = [
+        Window(
+            focal * seen[..., :2] / seen[..., 2:], torch.full(seen.shape[:2], 0.01), *[torch.ones(seen.shape[:2])] * 2
+        )
+        for seen in (seen_by_2, seen_by_1)
+    ]
+    half = so3_exp(0.5 * so3_log(R))
+    decoded = own[1] @ half.T + (middle - half @ middle)
+    guess = RelativePose(R[None], t[None], torch.zeros(1), torch.zeros(1))
+    move = settling(
+        (own[0], decoded), tuple(depth), torch.ones(1, len(rays)), tuple(windows), (rays, rays), focal, guess
+    )
+    assert (decoded - seen_by_1).norm(dim=-1).median() > 0.03
+    assert (move.apply(decoded) - seen_by_1).norm(dim=-1).median() < 0.01
+
+
+def test_what_learns_does_not_settle_and_the_base_does(network: CompactNetwork) -> None:
+    own = CompactNetwork(SMALL).eval()
+    own.load_state_dict(network.state_dict())
+    pictures = images(2, 64, 96)
+    views = own.encode(pictures[:1]), own.encode(pictures[1:])
+    plain = own.decode(*views).points_other.detach()
+    with torch.no_grad():
+        settled = own.decode(*views).points_other
+        inject(own)
+        assert torch.allclose(own.decode(*views).points_other, plain, atol=1e-5)
+        with disabled(own):
+            assert torch.allclose(own.decode(*views).points_other, settled, atol=1e-5)
+    assert not torch.allclose(settled, plain, atol=1e-3)

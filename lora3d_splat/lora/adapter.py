@@ -185,12 +185,15 @@ def unmerge(network: PointmapNetwork) -> PointmapNetwork:
 @contextmanager
 def disabled(network: PointmapNetwork) -> Iterator[PointmapNetwork]:
     """The base network's answers inside the block, the adapted network's again after it."""
-    layers = [layer for _, layer in _layers(network)]
+    layers, module = [layer for _, layer in _layers(network)], _module(network)
     for layer in layers:
         layer.enable_adapters(False)
+    config = vars(module).pop("peft_config", None)  # networks ask for it whether they are adapted
     try:
         yield network
     finally:
+        if config is not None:
+            module.peft_config = config
         for layer in layers:
             layer.enable_adapters(True)
 

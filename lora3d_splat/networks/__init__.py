@@ -77,7 +77,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def network_digest(network: PointmapNetwork) -> str:
-    """32 hexadecimal digits for what a network computes: its name and every weight, an adapter's included.
+    """32 hexadecimal digits for what a network computes: its name, revision and every weight, an adapter's included.
 
     Of a network from outside this package, whose code may change, also the file of its class.
     """
@@ -86,6 +86,7 @@ def network_digest(network: PointmapNetwork) -> str:
     import torch
 
     state = hashlib.blake2b(network.name.encode(), digest_size=16)
+    state.update(f"revision {getattr(network, 'revision', 1)};".encode())
     state.update(_foreign_code(network))
     for key, value in sorted(network.state_dict().items()):
         state.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())

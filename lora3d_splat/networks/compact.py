@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lora3d_splat.errors import CheckpointError, InputError
+from lora3d_splat.geometry.relative_pose import RelativePose, relative_pose
 from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.networks.compact_layers import (
     CELL_WIDTH,
     CUES,
+    GUESSED,
     SKIP_WIDTH,
     CompactEncoderBlock,
     Correspondence,
@@ -29,20 +32,30 @@ from lora3d_splat.networks.compact_layers import (
     GuidedDecoderBlock,
     PointHead,
     Stem,
+    Window,
+    best_windows,
     cell_centres,
     cells_to_tokens,
     correspond,
     first_guess,
+    sightings,
     tokens_to_cells,
 )
+from lora3d_splat.networks.compact_settle import at_cells, settling
 from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles, token_positions
 
 CHECKPOINT = Path(__file__).with_name("compact.safetensors")
 START_FOCAL = 0.9
 """focal length of the first guess, in long sides"""
 OVERLAP = (0.07, 0.10)
-"""Mean cycle consistency of the matches: pairs below the first show different things, those above the second the same
+"""Cycle consistency of the matches: pairs below the first show different things, those above the second the same
 (docs/compact.md). In between the log-confidence fades."""
+USUAL_CELLS, DILUTION = 192, 0.8
+"""More cells have less chance each: cycle consistency falls with this power of their number, and counts as if there
+were the usual number (docs/compact.md)."""
+FINE, FINE_FROM = 2, 160
+"""Poses are read from matches between pictures enlarged this many times, where their long side is at most so many
+pixels: more cells, not more detail, is what makes a pose exact (docs/compact.md)."""
 FARTHEST = 7.0
 """largest log(1 + distance) of a point; nearest things are at about 1, so this is beyond every horizon"""
 DEPTH_RANGE = 2.0
@@ -84,13 +97,73 @@ class CompactOutput:
     log_depth_reference: Tensor
     """(B, N) float32: first guess of the log of z-depth at the reference's cells, up to a constant"""
     cycle: Tensor
-    """(B,) float32: mean chance, over the cells of both views, that the match of a cell's match is the cell itself"""
+    """(B,) float32: mean chance, over the cells of both views, that the match of a cell's match is the cell itself,
+    as if there were USUAL_CELLS"""
+
+
+class ViewFeatures(NamedTuple):
+    """What the encoder knows of B views."""
+
+    skip: Tensor
+    """(B, SKIP_WIDTH, H/4, W/4)"""
+    cells: Tensor
+    """(B, CELL_WIDTH, H/8, W/8)"""
+    tokens: Tensor
+    """(B, N, width)"""
+    positions: Tensor
+    """(B, N, 2)"""
+    grid: tuple[int, int]
+    """rows and columns of the tokens"""
+
+
+class Detail(NamedTuple):
+    """What the decoder takes from an encoded view beside its tokens, at stride 8."""
+
+    match: Tensor
+    """(B, match_width, h, w)"""
+    fine: Tensor
+    """(B, FINE^2 match_width, h, w) match features of the enlarged picture, packed; no channels where there is none"""
+    cells: Tensor
+    """(B, CELL_WIDTH, h, w)"""
+    skip: Tensor
+    """(B, 4 SKIP_WIDTH, h, w) packed skip features"""
+    depth: Tensor
+    """(B, 1, h, w) raw depth"""
+
+
+class FinestMatches(NamedTuple):
+    """Matches at the cells that poses are read from. No gradient."""
+
+    grids: tuple[tuple[int, int], tuple[int, int]]
+    """rows and columns of the reference's and of the other view's cells"""
+    depths: tuple[Tensor, Tensor]
+    """(B, N) and (B, M) guessed z-depth"""
+    windows: tuple[Window, Window]
+
+    def pose(self) -> RelativePose:
+        """Of the other view in the reference's frame, with the guessed depths."""
+        rays = self._rays()
+        sides = [sightings(rays[k], self.depths[k], self.windows[k], 2 * START_FOCAL) for k in range(2)]
+        return relative_pose(*sides, GUESSED)
+
+    def settled(self, reference: Tensor, other: Tensor, confidence: Tensor, guess: RelativePose) -> Tensor:
+        """The other view's decoded points (B, h, w, 3) in the pose that the matches give decoded depths."""
+        rays = self._rays()
+        cells = [at_cells(each.detach(), grid) for each, grid in zip((reference, other), self.grids, strict=True)]
+        weight = at_cells(confidence.detach()[..., None], self.grids[1])[..., 0]
+        move = settling((cells[0], cells[1]), self.depths, weight, self.windows, rays, 2 * START_FOCAL, guess)
+        return move.apply(other.flatten(1, 2)).view_as(other)
+
+    def _rays(self) -> tuple[Tensor, Tensor]:
+        return cell_rays(*self.grids[0], self.depths[0]), cell_rays(*self.grids[1], self.depths[1])
 
 
 class CompactNetwork(nn.Module):
     """Pointmap network (PointmapNetwork protocol) of about eight million parameters."""
 
     name = "compact"
+    revision = 2
+    """counts up when equal weights begin to compute something else, so that stored predictions are made again"""
     licence = "Apache-2.0"
     patch_size = 16
     long_side = 128
@@ -120,22 +193,35 @@ class CompactNetwork(nn.Module):
         self.head = PointHead(a.width)
 
     def encode(self, images: Tensor) -> EncodedViews:
-        """Encode (B, 3, H, W) images in [-1, 1]; `detail` packs match, cell, skip and depth features at stride 8."""
+        """Encode (B, 3, H, W) images in [-1, 1]; `detail` packs a `Detail`."""
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise InputError(f"images of {width}x{height} pixels", "multiples of 16", "resize or crop the images")
-        rows, columns = height // self.patch_size, width // self.patch_size
+        features = self._features(images)
+        match = self._match(features)
+        if fineness((height, width)) > 1:
+            with torch.no_grad():  # poses carry no gradient
+                larger = F.interpolate(images.float(), scale_factor=FINE, mode="bicubic", align_corners=False)
+                fine = self._match(self._features(larger.clamp(-1, 1).to(images.dtype)))
+            match = torch.cat([match, F.pixel_unshuffle(fine, FINE)], dim=1)
+        depth = self.depth_cells(features.cells) + tokens_to_cells(self.depth_tokens(features.tokens), *features.grid)
+        detail = torch.cat([match, features.cells, F.pixel_unshuffle(features.skip, 2), depth], dim=1)
+        return EncodedViews((height, width), features.tokens, features.positions, detail)
+
+    def _features(self, images: Tensor) -> ViewFeatures:
+        """Stem and encoder."""
         skip, cells, grid = self.stem(images)
+        rows, columns = grid.shape[-2:]
         tokens = grid.flatten(2).transpose(1, 2)
         positions = token_positions(len(images), rows, columns, images.device)
         angles = self._angles(positions, tokens.dtype)
         for block in self.enc_blocks:
             tokens = block(tokens, angles)
-        tokens = self.enc_norm(tokens)
-        match = self.match_cells(cells) + tokens_to_cells(self.match_tokens(tokens), rows, columns)
-        depth = self.depth_cells(cells) + tokens_to_cells(self.depth_tokens(tokens), rows, columns)
-        detail = torch.cat([match, cells, F.pixel_unshuffle(skip, 2), depth], dim=1)
-        return EncodedViews((height, width), tokens, positions, detail)
+        return ViewFeatures(skip, cells, self.enc_norm(tokens), positions, (rows, columns))
+
+    def _match(self, features: ViewFeatures) -> Tensor:
+        """(B, match_width, h, w) features that are correlated."""
+        return self.match_cells(features.cells) + tokens_to_cells(self.match_tokens(features.tokens), *features.grid)
 
     def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
         """Decode B ordered pairs at full image size; no confidence is left where the two pictures do not overlap."""
@@ -146,49 +232,77 @@ class CompactNetwork(nn.Module):
         return PairOutput(points_1, confidence_1, points_2, confidence_2)
 
     def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
-        """Decode B ordered pairs at stride 2, with the match logits."""
+        """Decode B ordered pairs at stride 2, with the match logits.
+
+        What is decoded settles on the matches (`compact_settle`), but not where gradients flow or with an adapter."""
         with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
             logits = self.match_logits(reference, other)
-            to_other, to_reference = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
             grids = cell_grid(reference), cell_grid(other)
-            match_1 = correspond(to_other, to_reference, *grids)
-            match_2 = correspond(to_reference, to_other, *reversed(grids))
+            match_1, match_2 = correspond(logits, *grids)
             log_depth = self._log_depth(reference), self._log_depth(other)
-            own_1, own_2 = (
-                depth.exp()[..., None] * cell_rays(*grid, depth) for depth, grid in zip(log_depth, grids, strict=True)
-            )
-            guess = first_guess(own_1.detach(), own_2.detach(), match_1, match_2)
+            finest = self._finest((reference, other), log_depth, (match_1.window, match_2.window))
+            pose = finest.pose()
+            rays = cell_rays(*grids[0], logits), cell_rays(*grids[1], logits)
+            guess = first_guess(rays, (log_depth[0].exp(), log_depth[1].exp()), pose)
         cells_1, x = self._enter(reference, other, match_1, guess, 0)
         cells_2, y = self._enter(other, reference, match_2, guess, 1)
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        cycle = torch.cat([match_1.trust, match_2.trust], dim=1).mean(1).detach()
+        # What learns, learns where the views stand; an adapter that has learnt it knows it better than the matches.
+        if not (torch.is_grad_enabled() or hasattr(self, "peft_config")):
+            points_2 = finest.settled(points_1, points_2, confidence_2, pose)
+        cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
+        cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
         return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0], cycle)
 
     def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
         """Scaled cosine similarity (B, N, M) in float32 between the stride-8 cells of two views."""
-        first, second = (F.normalize(self._split(view)[0].flatten(2).float(), dim=1) for view in (reference, other))
+        return self._similarity(self._split(reference).match, self._split(other).match)
+
+    def _similarity(self, reference: Tensor, other: Tensor) -> Tensor:
+        """The same of match features (B, C, h, w) and (B, C, p, q)."""
+        first, second = (F.normalize(each.flatten(2).float(), dim=1) for each in (reference, other))
         return self.match_sharpness.float().exp() * (first.transpose(1, 2) @ second)
 
-    def _split(self, view: EncodedViews) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Match features, cells, packed skip features and raw depth of an encoded view."""
+    @torch.no_grad()
+    def _finest(
+        self, views: tuple[EncodedViews, EncodedViews], log_depth: tuple[Tensor, Tensor], coarse: tuple[Window, Window]
+    ) -> FinestMatches:
+        """The finest matches there are."""
+        grids, windows, depth = [cell_grid(view) for view in views], coarse, list(log_depth)
+        finest = [fineness(view.size) for view in views]
+        if max(finest) > 1:
+            for side, factor in enumerate(finest):
+                maps = depth[side].unflatten(1, (1, *grids[side]))
+                depth[side] = F.interpolate(maps, scale_factor=float(factor), mode="bilinear").flatten(1)
+                grids[side] = factor * grids[side][0], factor * grids[side][1]
+            windows = best_windows(self._similarity(*(self._fine(view) for view in views)), *grids)
+        return FinestMatches((grids[0], grids[1]), (depth[0].exp(), depth[1].exp()), windows)
+
+    def _fine(self, view: EncodedViews) -> Tensor:
+        """Match features (B, C, h, w) of a view's finest cells."""
+        detail = self._split(view)
+        return F.pixel_shuffle(detail.fine, FINE) if fineness(view.size) > 1 else detail.match
+
+    def _split(self, view: EncodedViews) -> Detail:
+        """Unpack an encoded view."""
         assert view.detail is not None
-        widths = [self.architecture.match_width, CELL_WIDTH, 4 * SKIP_WIDTH, 1]
-        match, cells, skip, depth = view.detail.split(widths, dim=1)
-        return match, cells, skip, depth
+        width = self.architecture.match_width
+        fine = width * FINE**2 if fineness(view.size) > 1 else 0
+        return Detail(*view.detail.split([width, fine, CELL_WIDTH, 4 * SKIP_WIDTH, 1], dim=1))
 
     def _log_depth(self, view: EncodedViews) -> Tensor:
         """(B, N) bounded log of the guessed z-depth of each cell, float32."""
-        return DEPTH_RANGE * torch.tanh(self._split(view)[3].flatten(1).float() / DEPTH_RANGE)
+        return DEPTH_RANGE * torch.tanh(self._split(view).depth.flatten(1).float() / DEPTH_RANGE)
 
     def _enter(
         self, view: EncodedViews, other: EncodedViews, match: Correspondence, guess: FirstGuess, side: int
     ) -> tuple[Tensor, Tensor]:
         """Cells with match cues (B, C, h, w) and decoder input tokens (B, N, width) of one side."""
-        own, theirs = self._split(view)[1], self._split(other)[1].flatten(2).transpose(1, 2)
+        own, theirs = self._split(view).cells, self._split(other).cells.flatten(2).transpose(1, 2)
         warped = match.probability.to(theirs.dtype) @ theirs
-        cues = torch.cat([match.cues, guess.cues(side, match)], dim=-1).to(theirs.dtype)
+        cues = torch.cat([match.cues, guess.cues(side, match, cell_grid(other))], dim=-1).to(theirs.dtype)
         known = torch.cat([own.flatten(2).transpose(1, 2), warped, cues], dim=-1)
         cells = F.gelu(self.cell_cues(known)).unflatten(1, own.shape[-2:]).permute(0, 3, 1, 2)
         return cells, view.tokens + self.token_cues(cells_to_tokens(cells)) + self.view_embedding[side]
@@ -212,7 +326,7 @@ class CompactNetwork(nn.Module):
 
     def _points(self, tokens: Tensor, cells: Tensor, view: EncodedViews, guess: Tensor) -> tuple[Tensor, Tensor]:
         """Points (B, H/2, W/2, 3) and confidence (B, H/2, W/2) of one side, float32; `guess` is (B, N, 3)."""
-        raw = self.head(tokens, cells, F.pixel_shuffle(self._split(view)[2], 2)).permute(0, 2, 3, 1).float()
+        raw = self.head(tokens, cells, F.pixel_shuffle(self._split(view).skip, 2)).permute(0, 2, 3, 1).float()
         start = guess.transpose(1, 2).unflatten(2, cell_grid(view))
         start = F.interpolate(start, scale_factor=4, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         distance = start.norm(dim=-1, keepdim=True).clamp(min=1e-3)
@@ -224,6 +338,11 @@ class CompactNetwork(nn.Module):
 def overlap(cycle: Tensor) -> Tensor:
     """Share in [0, 1] of the confidence that a pair of this cycle consistency (B,) keeps."""
     return ((cycle - OVERLAP[0]) / (OVERLAP[1] - OVERLAP[0])).clamp(0.0, 1.0)
+
+
+def fineness(size: tuple[int, int]) -> int:
+    """How many times a picture of (H, W) pixels is enlarged for its finest matches."""
+    return FINE if max(size) <= FINE_FROM else 1
 
 
 def cell_grid(view: EncodedViews) -> tuple[int, int]:

@@ -6,12 +6,13 @@ Feature maps are (B, C, h, w) in channels-last memory. "Cells" are the stride-8 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora3d_splat.geometry.procrustes import weighted_similarity
+from lora3d_splat.geometry.relative_pose import Prior, RelativePose, Sightings
 from lora3d_splat.networks.layers import (
     CrossAttention,
     DecoderBlock,
@@ -26,7 +27,13 @@ from lora3d_splat.networks.layers import (
 CELL_WIDTH = 128
 SKIP_WIDTH = 32
 CUES = 27
-"""own position 2, expected match 2, displacement 2, spread, peak, cycle consistency, first guess of geometry 18"""
+"""own position 2, match 2, displacement 2, spread, mass and trust of the match, first guess of geometry 18"""
+CACHED = 2**20
+"""numbers that a core's cache holds a few times over"""
+FINEST = 0.3
+"""least standard deviation of a match, cells"""
+GUESSED = Prior(depth=0.25, scale=0.2)
+"""of the depths of the first guess"""
 
 
 class ChannelNorm(nn.Module):
@@ -144,37 +151,121 @@ def cell_centres(rows: int, columns: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """Soft matches from one view's cells (N) to the other view's cells (M)."""
+    """Soft matches from one view's cells (N) to the other view's cells (M). Places as in `cell_centres`."""
 
     cues: Tensor
     """(B, N, 9) float32"""
     probability: Tensor
     """(B, N, M) float32"""
-    trust: Tensor
+    cycle: Tensor
     """(B, N) float32 cycle consistency: the chance that the match of the match is the cell itself"""
     guide: Tensor
     """(B, n, m) float32 probability between tokens"""
+    window: Window
 
 
 def pool_to_tokens(probability: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Tensor:
     """Cell-to-cell probabilities (B, N, M) -> token-to-token (B, n, m); rows still sum to one."""
     (h, w), (p, q) = grid, other_grid
-    blocks = probability.reshape(-1, h // 2, 2, w // 2, 2, p // 2, 2, q // 2, 2)
-    return blocks.sum((6, 8)).mean((2, 4)).flatten(1, 2).flatten(2, 3)
+    columns = probability.unflatten(2, (p // 2, 2, q // 2, 2))
+    columns = columns[..., 0, :, 0] + columns[..., 0, :, 1] + columns[..., 1, :, 0] + columns[..., 1, :, 1]
+    return columns.flatten(2).unflatten(1, (h // 2, 2, w // 2, 2)).mean((2, 4)).flatten(1, 2)
 
 
-def correspond(forward: Tensor, backward: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Correspondence:
-    """Where each cell's match lies and how sure that is, from match probabilities (B, N, M) and (B, M, N)."""
-    own = cell_centres(*grid, forward.device)
-    other = cell_centres(*other_grid, forward.device)
-    moments = forward @ torch.cat([other, other.square().sum(-1, keepdim=True)], dim=-1)
-    expected = moments[..., :2]
-    spread = (moments[..., 2:] - expected.square().sum(-1, keepdim=True)).clamp(min=1e-6).sqrt()
-    peak = forward.amax(-1, keepdim=True)
-    cycle = (forward * backward.transpose(1, 2)).sum(-1, keepdim=True)
-    place = own.expand(forward.shape[0], -1, -1)
-    cues = torch.cat([place, expected, 4 * (expected - place), 4 * spread, peak, cycle], dim=-1)
-    return Correspondence(cues, forward, cycle[..., 0], pool_to_tokens(forward, grid, other_grid))
+def correspond(
+    logits: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]
+) -> tuple[Correspondence, Correspondence]:
+    """Where the matches of either view's cells lie and how sure that is, from match logits (B, N, M)."""
+    forward, backward = logits.softmax(-1), logits.transpose(1, 2).softmax(-1)
+    both = forward * backward.transpose(1, 2)
+    windows = _windows(forward, backward, grid, other_grid)
+    return (
+        _one_way(forward, both.sum(2), windows[0], grid, other_grid),
+        _one_way(backward, both.sum(1), windows[1], other_grid, grid),
+    )
+
+
+def best_windows(logits: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> tuple[Window, Window]:
+    """The best windows of either view's cells, from match logits (B, N, M); on a CPU as many pairs at once as its cache
+    holds."""
+    at_once = max(1, CACHED // logits[0].numel()) if logits.device.type == "cpu" else len(logits)
+    parts = [
+        _windows(each.softmax(-1), each.transpose(1, 2).softmax(-1), grid, other_grid) for each in logits.split(at_once)
+    ]
+    first, second = (Window(*map(torch.cat, zip(*side, strict=True))) for side in zip(*parts, strict=True))
+    return first, second
+
+
+def _windows(
+    forward: Tensor, backward: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]
+) -> tuple[Window, Window]:
+    ahead, back = Boxes.of(forward, other_grid), Boxes.of(backward, grid)
+    return best_window(ahead, back, other_grid), best_window(back, ahead, grid)
+
+
+def _one_way(
+    probability: Tensor, cycle: Tensor, window: Window, grid: tuple[int, int], other_grid: tuple[int, int]
+) -> Correspondence:
+    own = cell_centres(*grid, probability.device).expand(len(probability), -1, -1)
+    scalars = torch.stack([4 * window.spread, window.mass, window.trust], dim=-1)
+    cues = torch.cat([own, window.place, 4 * (window.place - own), scalars], dim=-1)
+    return Correspondence(cues, probability, cycle, pool_to_tokens(probability, grid, other_grid), window)
+
+
+class Boxes(NamedTuple):
+    """Squared match probabilities, which sharpens them: the loss spreads what it is unsure of over all cells."""
+
+    squares: Tensor
+    """(B, N, M), rows not normalised"""
+    sums: Tensor
+    """(B, N, M) over the 3 x 3 cells around each of the other view's cells"""
+    total: Tensor
+    """(B, N) of the rows"""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, probability: Tensor, other_grid: tuple[int, int]) -> Boxes:
+        """Of probabilities (B, N, M)."""
+        squares = probability.square()
+        framed = F.pad(squares.unflatten(2, other_grid), (1, 1, 1, 1))
+        rows = framed[:, :, :-2] + framed[:, :, 1:-1] + framed[:, :, 2:]
+        sums = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+        return cls(squares, sums.flatten(2), squares.sum(-1).clamp(min=1e-30))
+
+
+class Window(NamedTuple):
+    """The 3 x 3 cells of the other view that hold most of each cell's match. All (B, N) float32, without gradient."""
+
+    place: Tensor
+    """(B, N, 2): where these cells put the match"""
+    spread: Tensor
+    """standard deviation within them, per axis"""
+    mass: Tensor
+    """chance of these cells"""
+    trust: Tensor
+    """the same, times the chance that they lead back next to the cell itself"""
+
+
+@torch.no_grad()
+def best_window(ahead: Boxes, back: Boxes, other_grid: tuple[int, int]) -> Window:
+    """Matches from the best window only.
+
+    A mean over all cells would draw what is unsure to the middle of the picture, and so every pose to no motion.
+    """
+    p, q = other_grid
+    best = ahead.sums.argmax(-1, keepdim=True)
+    offsets = torch.tensor([-1, 0, 1], device=best.device)
+    rows, columns = best // q + offsets.repeat_interleave(3), best % q + offsets.repeat(3)
+    inside = (rows >= 0) & (rows < p) & (columns >= 0) & (columns < q)
+    cells = rows.clamp(0, p - 1) * q + columns.clamp(0, q - 1)
+    chance = ahead.squares.gather(2, cells) * inside / ahead.total[..., None]
+    returning = back.sums.transpose(1, 2).gather(2, cells) / back.total.gather(1, cells.flatten(1)).view_as(cells)
+    mass = chance.sum(-1)
+    share = chance / mass[..., None].clamp(min=1e-12)
+    x, y = (2 * columns + 1 - q) / max(p, q), (2 * rows + 1 - p) / max(p, q)
+    place = torch.stack([(share * x).sum(-1), (share * y).sum(-1)], dim=-1)
+    variance = (share * ((x - place[..., :1]) ** 2 + (y - place[..., 1:]) ** 2)).sum(-1) / 2
+    return Window(place, variance.sqrt().clamp(min=FINEST * 2 / max(p, q)), mass, (chance * returning).sum(-1))
 
 
 @dataclass(frozen=True)
@@ -188,31 +279,36 @@ class FirstGuess:
     pose: Tensor
     """(B, 12) rotation (row-major) and translation of T_reference_other"""
 
-    def cues(self, side: int, match: Correspondence) -> Tensor:
+    def cues(self, side: int, match: Correspondence, other_grid: tuple[int, int]) -> Tensor:
         """(B, N, 18) own point, matched point, pose, for the cells of side 0 (reference) or 1."""
         sides = (self.points_reference, self.points_other)
-        own, matched = sides[side], match.probability.detach() @ sides[1 - side]
-        return torch.cat([own, matched, self.pose[:, None].expand(-1, own.shape[1], -1)], dim=-1)
+        matched = sampled(sides[1 - side], other_grid, match.window.place)
+        return torch.cat([sides[side], matched, self.pose[:, None].expand(-1, matched.shape[1], -1)], dim=-1)
+
+
+def sampled(values: Tensor, grid: tuple[int, int], places: Tensor) -> Tensor:
+    """Values (B, M, C) of a grid at places (B, N, 2), bilinear -> (B, N, C)."""
+    shape = places.new_tensor([grid[1], grid[0]]) / max(grid)
+    maps = values.transpose(1, 2).unflatten(2, grid)
+    found = F.grid_sample(maps, (places / shape)[:, None], padding_mode="border", align_corners=False)
+    return found[:, :, 0].transpose(1, 2)
+
+
+def sightings(rays: Tensor, depth: Tensor, window: Window, focal: float) -> Sightings:
+    """Cells on rays (N, 3) at depth (B, N) and their matches; `focal` is the assumed one, half a long side being 1."""
+    return Sightings(rays.expand(len(depth), -1, -1), depth, window.place / focal, window.spread / focal, window.trust)
 
 
 @torch.no_grad()
-def first_guess(own: Tensor, other: Tensor, match: Correspondence, back: Correspondence, rounds: int = 4) -> FirstGuess:
-    """Register the other view's guessed points (B, M, 3) to the reference's (B, N, 3), each in its own camera's frame.
+def first_guess(rays: tuple[Tensor, Tensor], depths: tuple[Tensor, Tensor], pose: RelativePose) -> FirstGuess:
+    """Points of both views, the other view's in its pose.
 
-    Robust weighted Procrustes over the soft matches in both directions; errors count relative to distance.
+    `rays` (N, 3) and (M, 3) at z = 1 and `depths` (B, N) and (B, M) are those of the reference and of the other view.
     """
-    source = torch.cat([match.probability @ other, other], dim=1)
-    target = torch.cat([own, back.probability @ own], dim=1)
-    near = target.square().sum(-1).clamp(min=1e-4)
-    trust = torch.cat([match.trust, back.trust], dim=1).square() / near + 1e-6
-    weights = trust
-    for _ in range(rounds):
-        fitted = weighted_similarity(source, target, weights)
-        residual = (fitted.apply(source) - target).square().sum(-1).div(near).add(1e-8).sqrt()
-        typical = (residual * trust).sum(1, keepdim=True) / trust.sum(1, keepdim=True)
-        weights = trust / (1 + (residual / typical) ** 2)
-    pose = torch.cat([fitted.rotation.flatten(1), fitted.translation.clamp(-3, 3)], dim=1)
-    return FirstGuess(own, fitted.apply(other), pose)
+    other = rays[1] * (depths[1] * pose.log_scale.exp()[:, None])[..., None]
+    other = other @ pose.rotation.transpose(1, 2) + pose.translation[:, None]
+    cues = torch.cat([pose.rotation.flatten(1), pose.translation.clamp(-3, 3)], dim=1)
+    return FirstGuess(rays[0] * depths[0][..., None], other, cues)
 
 
 class PointHead(nn.Module):

@@ -1,0 +1,203 @@
+"""Relative pose of two views from soft matches and rough depths: robust, in batches, from many starts.
+
+A match says where a point lands on the other picture, to within its own spread. Where it lands along the epipolar
+line depends on the depth, which is known to some per cent only; across that line depth plays no part. So every match
+counts with the covariance of both, and even a poor depth does not bend the pose (Hartley and Zisserman 2004, ch. 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .transforms import skew, so3_exp, so3_log
+
+NEAREST = 0.05
+"""least depth a point is projected from, in units of the depths"""
+OUTLIER = 4.0
+"""squared whitened residual at which a match keeps a quarter of its weight (Geman-McClure)"""
+START_ANGLES = (-40.0, -20.0, 20.0, 40.0)
+"""degrees by which the starts walk around the scene, sideways and up"""
+JUDGES = 64
+"""points of each view that choose among the starts"""
+LONGEST_STEP = 0.3
+"""of a turn (radians), a shift (units of the depths) and the log scale, per round"""
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """Points of one view, and where the other view sees them."""
+
+    rays: Tensor
+    """(B, N, 3) points at z = 1, own camera"""
+    depth: Tensor
+    """(B, N) z-depth, own camera"""
+    seen: Tensor
+    """(B, N, 2) place of the match at z = 1, other camera"""
+    sigma: Tensor
+    """(B, N) standard deviation of that place, per axis"""
+    weight: Tensor
+    """(B, N) >= 0"""
+
+    def repeated(self, times: int) -> Sightings:
+        """Every batch element `times` times in a row."""
+        return Sightings(*(each.repeat_interleave(times, 0) for each in vars(self).values()))
+
+    def thinned(self, count: int) -> Sightings:
+        """About `count` of them, evenly spread over the picture."""
+        step = max(1, round(self.weight.shape[1] / count))
+        return Sightings(*(each[:, ::step] for each in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class RelativePose:
+    """X_1 = rotation X_2 + translation, for points X_2 = exp(log_scale) * depth * ray."""
+
+    rotation: Tensor
+    """(B, 3, 3)"""
+    translation: Tensor
+    """(B, 3), units of the first view's depths"""
+    log_scale: Tensor
+    """(B,)"""
+    cost: Tensor
+    """(B,) weighted mean of the bounded loss, in [0, 1]"""
+
+    def best_of(self, starts: int) -> RelativePose:
+        """The cheapest of every `starts` poses in a row."""
+        best = self.cost.unflatten(0, (-1, starts)).argmin(1)
+        rows = torch.arange(len(best), device=best.device) * starts + best
+        return RelativePose(*(value[rows] for value in vars(self).values()))
+
+
+class Prior(NamedTuple):
+    """What is known of a relative pose beforehand."""
+
+    depth: float
+    """relative error of the depths"""
+    scale: float
+    """log of how far the depths of the two views may disagree in scale"""
+    rotation: Tensor | None = None
+    """(B, 3, 3) expected"""
+    translation: Tensor | None = None
+    """(B, 3) expected, units of the first view's depths"""
+    turn: float = torch.inf
+    """standard deviation of the rotation, per axis, radians"""
+    shift: float = torch.inf
+    """standard deviation of the translation, per axis, as a share of the first view's median depth"""
+
+
+@torch.no_grad()
+def relative_pose(
+    first: Sightings, second: Sightings, prior: Prior, starts: Sequence[tuple[Tensor, Tensor]] = (), rounds: int = 8
+) -> RelativePose:
+    """The pose between view 1 and view 2 with the least robust cost, in float32.
+
+    `starts` are rotations (B, 3, 3) and translations (B, 3) to begin from; without any it begins from no motion and
+    from walks around what view 1 sees.
+    """
+    begun = _stacked(starts) if starts else _walks(first)
+    count = len(begun.cost) // len(first.depth)
+    pose, many = begun, tuple(side.thinned(JUDGES).repeated(count) for side in (first, second))
+    repeated = prior._replace(
+        rotation=None if prior.rotation is None else prior.rotation.repeat_interleave(count, 0),
+        translation=None if prior.translation is None else prior.translation.repeat_interleave(count, 0),
+    )
+    for _ in range(rounds // 2):
+        pose = _improved(pose, *many, repeated)
+    pose = _scored(pose, *many, prior.depth).best_of(count)
+    for _ in range(rounds - rounds // 2):
+        pose = _improved(pose, first, second, prior)
+    return _scored(pose, first, second, prior.depth)
+
+
+def _stacked(starts: Sequence[tuple[Tensor, Tensor]]) -> RelativePose:
+    """Those of one pair in a row."""
+    rotations, translations = (torch.stack(each, 1).flatten(0, 1) for each in zip(*starts, strict=True))
+    zero = torch.zeros_like(translations[:, 0])
+    return RelativePose(rotations, translations, zero, zero)
+
+
+def _walks(first: Sightings) -> RelativePose:
+    """No motion, then orbits about a point in front of view 1; those of one pair follow one another."""
+    like, count = first.depth, len(first.depth)
+    vectors = [[0.0, 0.0, 0.0]]
+    vectors += [[0.0, angle, 0.0] for angle in START_ANGLES] + [[angle, 0.0, 0.0] for angle in START_ANGLES]
+    turns = so3_exp(torch.deg2rad(like.new_tensor(vectors))).repeat(count, 1, 1)
+    middle = like.median(1).values.repeat_interleave(len(vectors))[:, None] * like.new_tensor([0.0, 0.0, 1.0])
+    zero = torch.zeros_like(middle[:, 0])
+    return RelativePose(turns, middle - (turns @ middle[..., None])[..., 0], zero, zero)
+
+
+def _whitened(pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: float) -> tuple[Tensor, Tensor]:
+    """Residuals (B, N, 2) in standard deviations, and their derivatives (B, N, 2, 7) by turn, shift and log scale.
+
+    `inverse`: the points are view 1's, seen by view 2; else the other way round.
+    """
+    own, R = side.rays * side.depth[..., None], pose.rotation
+    if inverse:
+        arm = own - pose.translation[:, None]
+        Y, by_depth = arm @ R, own @ R
+        by_turn = R.transpose(1, 2)[:, None] @ skew(arm)
+        by_shift = -R.transpose(1, 2)[:, None].expand_as(by_turn)
+        by_scale = torch.zeros_like(own)
+    else:
+        by_depth = (own * pose.log_scale.exp()[:, None, None]) @ R.transpose(1, 2)
+        Y = by_depth + pose.translation[:, None]
+        by_turn = -skew(by_depth)
+        by_shift = torch.eye(3, device=own.device).expand_as(by_turn)
+        by_scale = by_depth
+    Z = Y[..., 2:].clamp(min=NEAREST)
+    image = Y[..., :2] / Z
+    changes = torch.cat([by_turn, by_shift, by_scale[..., None], by_depth[..., None]], dim=-1)  # B, N, 3, 8
+    J = (changes[..., :2, :] - image[..., None] * changes[..., 2:, :]) / Z[..., None]
+    along = J[..., 7]
+    length = along.square().sum(-1, keepdim=True).clamp(min=1e-18).sqrt()
+    along = along / length
+    shrink = 1 - (1 + (depth_sigma * length / side.sigma[..., None]) ** 2).rsqrt()
+    both = torch.cat([(image - side.seen)[..., None], J[..., :7]], dim=-1)
+    white = both - (shrink * along)[..., None] * (along[..., None, :] @ both)
+    white = white / side.sigma[..., None, None]
+    return white[..., 0], white[..., 1:]
+
+
+def _improved(pose: RelativePose, first: Sightings, second: Sightings, prior: Prior) -> RelativePose:
+    """One step of re-weighted Gauss-Newton."""
+    eye = torch.eye(7, device=pose.rotation.device)
+    H, g = 1e-4 * eye.repeat(len(pose.rotation), 1, 1), pose.rotation.new_zeros(len(pose.rotation), 7)
+    H[:, 6, 6] += prior.scale**-2
+    g[:, 6] += pose.log_scale * prior.scale**-2
+    if prior.rotation is not None and prior.translation is not None:
+        unit = (prior.shift * first.depth.median(1).values)[:, None] ** -2
+        tight = torch.cat([torch.full_like(pose.translation, prior.turn**-2), unit.expand(-1, 3)], dim=1)
+        gap = [so3_log(pose.rotation @ prior.rotation.transpose(1, 2)), pose.translation - prior.translation]
+        H[:, range(6), range(6)] += tight
+        g[:, :6] += tight * torch.cat(gap, dim=1)
+    for side, inverse in ((first, True), (second, False)):
+        r, J = _whitened(pose, side, inverse, prior.depth)
+        weight = side.weight / (1 + r.square().sum(-1) / OUTLIER) ** 2
+        weighted = (J * weight[..., None, None]).flatten(1, 2).transpose(1, 2)
+        H = H + weighted @ J.flatten(1, 2)
+        g = g + (weighted @ r.flatten(1, 2)[..., None])[..., 0]
+    H = H + 1e-5 * H.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * eye
+    step = -torch.linalg.solve(H.double(), g.double()).float()
+    step = step * (LONGEST_STEP / step.abs().amax(1, keepdim=True).clamp(min=LONGEST_STEP))
+    return replace(
+        pose,
+        rotation=so3_exp(step[:, :3]) @ pose.rotation,
+        translation=pose.translation + step[:, 3:6],
+        log_scale=pose.log_scale + step[:, 6],
+    )
+
+
+def _scored(pose: RelativePose, first: Sightings, second: Sightings, depth_sigma: float) -> RelativePose:
+    """The pose with its cost."""
+    total, weights = torch.zeros_like(pose.log_scale), torch.zeros_like(pose.log_scale)
+    for side, inverse in ((first, True), (second, False)):
+        r, _ = _whitened(pose, side, inverse, depth_sigma)
+        squared = r.square().sum(-1)
+        total, weights = total + (side.weight * squared / (OUTLIER + squared)).sum(1), weights + side.weight.sum(1)
+    return replace(pose, cost=total / weights.clamp(min=1e-9))
