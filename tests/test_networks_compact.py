@@ -181,12 +181,17 @@ def test_what_learns_does_not_settle_and_the_base_does(network: CompactNetwork) 
     own = CompactNetwork(SMALL).eval()
     own.load_state_dict(network.state_dict())
     pictures = images(2, 64, 96)
-    views = own.encode(pictures[:1]), own.encode(pictures[1:])
-    plain = own.decode(*views).points_other.detach()
+
+    def other() -> torch.Tensor:
+        return own.decode(own.encode(pictures[:1]), own.encode(pictures[1:])).points_other
+
+    plain = other().detach()
     with torch.no_grad():
-        settled = own.decode(*views).points_other
-        inject(own)
-        assert torch.allclose(own.decode(*views).points_other, plain, atol=1e-5)
+        settled = other()
+    inject(own)
+    learning = other().detach()
+    with torch.no_grad():
+        assert torch.allclose(other(), learning, atol=1e-5)
         with disabled(own):
-            assert torch.allclose(own.decode(*views).points_other, settled, atol=1e-5)
+            assert torch.allclose(other(), settled, atol=1e-5)
     assert not torch.allclose(settled, plain, atol=1e-3)

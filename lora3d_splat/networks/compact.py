@@ -199,7 +199,7 @@ class CompactNetwork(nn.Module):
             raise InputError(f"images of {width}x{height} pixels", "multiples of 16", "resize or crop the images")
         features = self._features(images)
         match = self._match(features)
-        if fineness((height, width)) > 1:
+        if self._fineness((height, width)) > 1:
             with torch.no_grad():  # poses carry no gradient
                 larger = F.interpolate(images.float(), scale_factor=FINE, mode="bicubic", align_corners=False)
                 fine = self._match(self._features(larger.clamp(-1, 1).to(images.dtype)))
@@ -271,7 +271,7 @@ class CompactNetwork(nn.Module):
     ) -> FinestMatches:
         """The finest matches there are."""
         grids, windows, depth = [cell_grid(view) for view in views], coarse, list(log_depth)
-        finest = [fineness(view.size) for view in views]
+        finest = [self._fineness(view.size) for view in views]
         if max(finest) > 1:
             for side, factor in enumerate(finest):
                 maps = depth[side].unflatten(1, (1, *grids[side]))
@@ -280,16 +280,22 @@ class CompactNetwork(nn.Module):
             windows = best_windows(self._similarity(*(self._fine(view) for view in views)), *grids)
         return FinestMatches((grids[0], grids[1]), (depth[0].exp(), depth[1].exp()), windows)
 
+    def _fineness(self, size: tuple[int, int]) -> int:
+        """How many times a picture of (H, W) pixels is enlarged for its finest matches.
+
+        Not with an adapter: it learns from elsewhere where views stand, and so in less time."""
+        return FINE if max(size) <= FINE_FROM and not hasattr(self, "peft_config") else 1
+
     def _fine(self, view: EncodedViews) -> Tensor:
         """Match features (B, C, h, w) of a view's finest cells."""
         detail = self._split(view)
-        return F.pixel_shuffle(detail.fine, FINE) if fineness(view.size) > 1 else detail.match
+        return F.pixel_shuffle(detail.fine, FINE) if self._fineness(view.size) > 1 else detail.match
 
     def _split(self, view: EncodedViews) -> Detail:
         """Unpack an encoded view."""
         assert view.detail is not None
         width = self.architecture.match_width
-        fine = width * FINE**2 if fineness(view.size) > 1 else 0
+        fine = width * FINE**2 if self._fineness(view.size) > 1 else 0
         return Detail(*view.detail.split([width, fine, CELL_WIDTH, 4 * SKIP_WIDTH, 1], dim=1))
 
     def _log_depth(self, view: EncodedViews) -> Tensor:
@@ -338,11 +344,6 @@ class CompactNetwork(nn.Module):
 def overlap(cycle: Tensor) -> Tensor:
     """Share in [0, 1] of the confidence that a pair of this cycle consistency (B,) keeps."""
     return ((cycle - OVERLAP[0]) / (OVERLAP[1] - OVERLAP[0])).clamp(0.0, 1.0)
-
-
-def fineness(size: tuple[int, int]) -> int:
-    """How many times a picture of (H, W) pixels is enlarged for its finest matches."""
-    return FINE if max(size) <= FINE_FROM else 1
 
 
 def cell_grid(view: EncodedViews) -> tuple[int, int]:
