@@ -178,19 +178,29 @@ def _improved(pose: RelativePose, first: Sightings, second: Sightings, prior: Pr
         g[:, :6] += tight * torch.cat(gap, dim=1)
     for side, inverse in ((first, True), (second, False)):
         r, J = _whitened(pose, side, inverse, prior.depth)
-        weight = side.weight / (1 + r.square().sum(-1) / OUTLIER) ** 2
-        weighted = (J * weight[..., None, None]).flatten(1, 2).transpose(1, 2)
-        H = H + weighted @ J.flatten(1, 2)
-        g = g + (weighted @ r.flatten(1, 2)[..., None])[..., 0]
-    H = H + 1e-5 * H.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * eye
-    step = -torch.linalg.solve(H.double(), g.double()).float()
-    step = step * (LONGEST_STEP / step.abs().amax(1, keepdim=True).clamp(min=LONGEST_STEP))
+        more_H, more_g = normal_equations(r, J, side.weight / (1 + r.square().sum(-1) / OUTLIER) ** 2)
+        H, g = H + more_H, g + more_g
+    step = limited_step(H, g, 1e-5)
     return replace(
         pose,
         rotation=so3_exp(step[:, :3]) @ pose.rotation,
         translation=pose.translation + step[:, 3:6],
         log_scale=pose.log_scale + step[:, 6],
     )
+
+
+def normal_equations(residuals: Tensor, J: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """J^T W J (B, P, P) and J^T W r (B, P) of residuals (B, N, 2), derivatives (B, N, 2, P) and weights (B, N)."""
+    weighted = (J * weights[..., None, None]).flatten(1, 2).transpose(1, 2)
+    return weighted @ J.flatten(1, 2), (weighted @ residuals.flatten(1, 2)[..., None])[..., 0]
+
+
+def limited_step(H: Tensor, g: Tensor, damping: float) -> Tensor:
+    """The Gauss-Newton step (B, P), no unknown by more than LONGEST_STEP; `damping` in mean diagonals of H."""
+    eye = torch.eye(H.shape[-1], device=H.device)
+    H = H + damping * H.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * eye
+    step = -torch.linalg.solve(H.double(), g.double()).float()
+    return step * (LONGEST_STEP / step.abs().amax(1, keepdim=True).clamp(min=LONGEST_STEP))
 
 
 def _scored(pose: RelativePose, first: Sightings, second: Sightings, depth_sigma: float) -> RelativePose:

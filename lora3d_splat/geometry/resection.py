@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .relative_pose import LONGEST_STEP, NEAREST
+from .relative_pose import NEAREST, limited_step, normal_equations
 from .transforms import skew, so3_exp
 
 OUTLIER = 0.05
@@ -38,7 +38,6 @@ def resect(
     rotation, translation = start
     log_focal = torch.zeros_like(translation[:, 0])
     weights = weights / weights.mean(1, keepdim=True).clamp(min=1e-9)
-    eye = torch.eye(7, device=points.device)
     for _ in range(rounds):
         arm = points - translation[:, None]
         Y = arm @ rotation
@@ -49,14 +48,10 @@ def resect(
         J = (focal[..., None] * changes[..., :2, :] - image[..., None] * changes[..., 2:, :]) / Z[..., None]
         J = torch.cat([J, image[..., None]], dim=-1)
         r, J = (image - places) / OUTLIER, J / OUTLIER
-        weight = weights / (1 + r.square().sum(-1)) ** 2
-        weighted = (J * weight[..., None, None]).flatten(1, 2).transpose(1, 2)
-        H, g = weighted @ J.flatten(1, 2), (weighted @ r.flatten(1, 2)[..., None])[..., 0]
+        H, g = normal_equations(r, J, weights / (1 + r.square().sum(-1)) ** 2)
         H[:, 6, 6] += focal_sigma**-2  # a flat thing says nothing of the focal length
         g[:, 6] += log_focal * focal_sigma**-2
-        H = H + 1e-6 * H.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * eye
-        step = -torch.linalg.solve(H.double(), g.double()).float()
-        step = step * (LONGEST_STEP / step.abs().amax(1, keepdim=True).clamp(min=LONGEST_STEP))
+        step = limited_step(H, g, 1e-6)
         rotation, translation = so3_exp(step[:, :3]) @ rotation, translation + step[:, 3:6]
         log_focal = log_focal + step[:, 6]
     return Resection(rotation, translation, log_focal.exp())
