@@ -142,8 +142,9 @@ class FinestMatches(NamedTuple):
 
     def pose(self) -> RelativePose:
         """Of the other view in the reference's frame, with the guessed depths."""
-        rays = self._rays()
-        sides = [sightings(rays[k], self.depths[k], self.windows[k], 2 * START_FOCAL) for k in range(2)]
+        focal = self.depths[0].new_full((1,), 2 * START_FOCAL)
+        points = [ray * depth[..., None] for ray, depth in zip(self._rays(), self.depths, strict=True)]
+        sides = [sightings(each, window, focal) for each, window in zip(points, self.windows, strict=True)]
         return relative_pose(*sides, GUESSED)
 
     def settled(self, reference: Tensor, other: Tensor, confidence: Tensor, guess: RelativePose) -> Tensor:

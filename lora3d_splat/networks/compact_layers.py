@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora3d_splat.geometry.relative_pose import Prior, RelativePose, Sightings
+from lora3d_splat.geometry.relative_pose import NEAREST, Prior, RelativePose, Sightings
 from lora3d_splat.networks.layers import (
     CrossAttention,
     DecoderBlock,
@@ -294,9 +294,14 @@ def sampled(values: Tensor, grid: tuple[int, int], places: Tensor) -> Tensor:
     return found[:, :, 0].transpose(1, 2)
 
 
-def sightings(rays: Tensor, depth: Tensor, window: Window, focal: float) -> Sightings:
-    """Cells on rays (N, 3) at depth (B, N) and their matches; `focal` is the assumed one, half a long side being 1."""
-    return Sightings(rays.expand(len(depth), -1, -1), depth, window.place / focal, window.spread / focal, window.trust)
+def sightings(points: Tensor, window: Window, focal: Tensor) -> Sightings:
+    """Points (B, N, 3) of cells in their own camera, and their matches.
+
+    `focal` (B,) or (1,) is that of the view that the matches lie in, half a long side being 1.
+    """
+    depth = points[..., 2].clamp(min=NEAREST)
+    place, spread = window.place / focal[:, None, None], window.spread / focal[:, None]
+    return Sightings(points / depth[..., None], depth, place, spread, window.trust)
 
 
 @torch.no_grad()

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora3d_splat.geometry.procrustes import Similarity, weighted_similarity
-from lora3d_splat.geometry.relative_pose import NEAREST, Prior, RelativePose, Sightings, relative_pose
+from lora3d_splat.geometry.relative_pose import NEAREST, Prior, RelativePose, relative_pose
 from lora3d_splat.geometry.resection import resect
-from lora3d_splat.networks.compact_layers import Window
+from lora3d_splat.networks.compact_layers import Window, sightings
 
 DECODED = Prior(depth=0.3, scale=0.02, turn=math.radians(4), shift=0.07)
 """of decoded depths and poses"""
@@ -45,7 +45,7 @@ def settling(
     camera = resect(other, rays[1][:, :2], confidence, (near.rotation, near.translation), DECODED_FOCAL_SIGMA)
     mine = (other - camera.translation[:, None]) @ camera.rotation
     sides = [
-        _sightings(seen, window, focal * length)
+        sightings(seen, window, focal * length)
         for seen, window, length in zip(
             (reference, mine), windows, (camera.focal, _focal(reference, rays[0])), strict=True
         )
@@ -57,13 +57,6 @@ def settling(
     scale, rotation = found.log_scale.exp(), found.rotation @ camera.rotation.transpose(1, 2)
     shift = found.translation - scale[:, None] * (rotation @ camera.translation[..., None])[..., 0]
     return Similarity(scale, rotation, shift)
-
-
-def _sightings(points: Tensor, window: Window, focal: Tensor) -> Sightings:
-    """Points (B, N, 3) in their own camera; `focal` (B,) is that of the view that the matches lie in."""
-    depth = points[..., 2].clamp(min=NEAREST)
-    place, spread = window.place / focal[:, None, None], window.spread / focal[:, None]
-    return Sightings(points / depth[..., None], depth, place, spread, window.trust)
 
 
 def _focal(points: Tensor, rays: Tensor) -> Tensor:
