@@ -10,7 +10,7 @@ from lora3d_splat.synthetic.cameras import look_at
 from lora3d_splat.synthetic.foreign_textures import FOREIGN
 from lora3d_splat.synthetic.pairs import covisibility, scene_pairs, sightings, unproject
 from lora3d_splat.synthetic.raycast import CYLINDER, SPHERE
-from lora3d_splat.synthetic.render import SceneFeatures, cast, render_scene
+from lora3d_splat.synthetic.render import SceneFeatures, cast, draw_lens, render_scene
 from lora3d_splat.synthetic.textures import SIZE as SIZE_OF_TEXTURE
 from lora3d_splat.synthetic.textures import atlas
 from lora3d_splat.synthetic.world import Look, WorldBuilder, turn
@@ -165,6 +165,19 @@ def test_features_change_only_what_is_asked_for() -> None:
         np.testing.assert_array_equal(each.depth, render_scene(k, (32, 48), 2).depth)
     with pytest.raises(InputError, match="share"):
         SceneFeatures(movers=1.5)
+
+
+def test_everyday_lenses_are_mostly_those_of_phones() -> None:
+    """Half of them lie within 13 % of 0.82 long sides, others reach from wide to long."""
+    rng, extra = np.random.default_rng(0), np.random.default_rng(1)
+    focal = np.array([draw_lens(rng, extra, 0.75) for _ in range(2000)])
+    assert 0.45 < np.mean(np.abs(np.log(focal / 0.82)) < 0.13) < 0.65
+    assert 0.5 < focal.min() < 0.6
+    assert 1.8 < focal.max() <= 2.0
+    even = np.array([draw_lens(rng, extra, 0.0) for _ in range(200)])
+    assert 0.59 < even.min() < even.max() < 1.38
+    wide = render_scene(5, (32, 48), 2, features=SceneFeatures(everyday_lenses=1.0))
+    assert not np.array_equal(wide.focal, render_scene(5, (32, 48), 2).focal)
 
 
 @pytest.mark.parametrize("name", FOREIGN)

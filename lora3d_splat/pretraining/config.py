@@ -47,9 +47,10 @@ class PretrainConfig:
     """Share of the budget after which new scenes take the final sizes."""
     long_side: int = 160
     """Long side of photographs that the exported network asks for, pixels."""
-    scenes: Literal["plain", "rich"] = "rich"
-    """plain: still things that do not mirror; rich: some mirror, some move, some scenes are streets. A resumed run
-    keeps what it began with."""
+    scenes: Literal["plain", "rich", "everyday"] = "everyday"
+    """plain: still things that do not mirror; rich: some mirror, some move, some scenes are streets; everyday: rich,
+    three quarters of them through lenses such as phones and most cameras have. A resumed run keeps what it began
+    with."""
     photographs: Path | None = None
     """Folder of photographs, of a licence that allows it, to cut every other texture from; None draws all of them."""
     texture_sets: int = 1
