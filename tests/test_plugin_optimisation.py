@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.nn import Parameter, ParameterDict
 from lora3d_splat.errors import InputError
 from lora3d_splat.gaussians.mcmc import draw_by_opacity, exploration_noise, share_between_copies
 from lora3d_splat.geometry.transforms import opencv_to_opengl, se3_exp
+from lora3d_splat.plugin.averaging import RunningAverage
 from lora3d_splat.plugin.camera_poses import BAKED, CameraPosesConfig, bake, common_twists
 from lora3d_splat.plugin.crops import Crop, crop_camera
 from lora3d_splat.plugin.densify import explore, grow, relocate
@@ -24,6 +26,7 @@ from lora3d_splat.plugin.held_crops import EarlyStopConfig, HeldCrops, place_cro
 from lora3d_splat.plugin.model import initial_opacity
 from lora3d_splat.plugin.optimisation import Exponential, ExponentialConfig, Progress, seconds_of
 from lora3d_splat.plugin.photographs import PreparedPhotograph
+from lora3d_splat.plugin.pipeline import Lora3DPipeline
 from lora3d_splat.plugin.resume import unfinished_checkpoint
 from lora3d_splat.plugin.split import instantsplat_split
 from lora3d_splat.plugin.trainer import ending_on_interrupt
@@ -194,6 +197,41 @@ def test_crops_that_never_improve_stop_the_training_early():
     crops, module = HeldCrops(EarlyStopConfig(patience=3), [(160, 120)]), torch.nn.Linear(1, 1)
     assert [crops.look(step, loss, module) for step, loss in enumerate((0.35, 0.351, 0.352, 0.351))][-1]
     assert crops.kept_step == 0
+
+
+def test_the_average_of_the_last_steps_is_shown_and_kept():
+    """Steps that go to and fro average out; a changed set begins anew; without a step there is nothing to keep."""
+    params = ParameterDict({"means": Parameter(torch.full((3, 3), 5.0))})
+    average = RunningAverage(0.99)
+    average.keep(params)
+    assert params["means"].eq(5).all()
+    for step in range(400):
+        params["means"].data = torch.full((3, 3), 1.0 + (-1) ** step)
+        average.take(params)
+    with average.shown(params):
+        assert (params["means"] - 1).abs().max() < 0.02
+    assert params["means"].eq(0).all()
+    average.forget()
+    params["means"] = Parameter(torch.full((4, 3), 7.0))
+    average.take(params)
+    average.keep(params)
+    assert params["means"].shape == (4, 3)
+    assert (params["means"] - 7).abs().max() < 1e-5
+
+
+def test_the_average_is_what_a_training_ends_with():
+    """Also where no crops are held out."""
+    params = ParameterDict({"means": Parameter(torch.zeros(2, 3))})
+    average = RunningAverage(0.99)
+    for value in (1.0, 3.0):
+        params["means"].data = torch.full((2, 3), value)
+        average.take(params)
+    splats = SimpleNamespace(average=average, gauss_params=params, held_crops=None)
+    trainer = SimpleNamespace(progress=Progress(2), last_step=1, stop_training=False)
+    Lora3DPipeline._end_in_time(SimpleNamespace(_splats=splats), 0, trainer)
+    assert params["means"].eq(3).all()
+    Lora3DPipeline._end_in_time(SimpleNamespace(_splats=splats), 1, trainer)
+    assert ((params["means"] > 1) & (params["means"] < 3)).all()
 
 
 def test_a_cropped_camera_sees_the_crop():

@@ -22,6 +22,7 @@ from lora3d_splat.gaussians.spacing import neighbour_distance
 from lora3d_splat.metrics.image import decibels, image_metrics
 from lora3d_splat.metrics.lpips import Lpips, LpipsMode
 from lora3d_splat.photometric import photo_loss
+from lora3d_splat.plugin.averaging import AveragingConfig, RunningAverage
 from lora3d_splat.plugin.camera_poses import CameraPoses, CameraPosesConfig
 from lora3d_splat.plugin.counted import counted_pixels, overlook
 from lora3d_splat.plugin.densify import CAP, DensifyConfig, explore, grow, relocate
@@ -52,6 +53,8 @@ class Lora3DSplatModelConfig(SplatfactoModelConfig):
     """Growing the set of Gaussians."""
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     """Stopping before the training fits errors of the poses."""
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    """Scoring and keeping the running average of the Gaussians."""
     lpips: LpipsMode = "auto"
     """LPIPS backbones: auto takes cached ones or downloads them, cached never downloads, off leaves LPIPS out."""
 
@@ -85,6 +88,7 @@ class Lora3DSplatModel(SplatfactoModel):
             self.camera_optimizer.hold_tracked(tracked)
         self.depth_priors: tuple[DepthPrior, ...] = self._extras().get("depth_priors", ())
         self.held_crops: HeldCrops | None = None
+        self.average = RunningAverage(self.config.averaging.decay)
         self.progress = Progress(1)
         self.lpips_networks = Lpips(self.config.lpips)
         self.background_color = get_color(
@@ -200,11 +204,14 @@ class Lora3DSplatModel(SplatfactoModel):
 
     @torch.no_grad()
     def step_post_backward(self, step: int) -> None:
-        """After a step: scale each point's move; Adam normalises gradients away, so a rate acts on the step only."""
+        """After a step: scale each point's move; Adam normalises gradients away, so a rate acts on the step only.
+        Then the running average takes the Gaussians in."""
         if self._means_before is not None:
             self.means.data = torch.addcmul(self._means_before, self.position_rate, self.means - self._means_before)
         if self.config.densify.enabled:
             self._densify(step)
+        if self.config.averaging.enabled:
+            self.average.take(self.gauss_params)
 
     def _densify(self, step: int) -> None:
         """One step of the Monte Carlo densification; the moved and the new Gaussians count as trusted."""
@@ -213,6 +220,7 @@ class Lora3DSplatModel(SplatfactoModel):
         due = step > settings.start and step % settings.every == 0 and share < settings.stop
         optimizers = {name: self.optimizers[name] for name in self.gauss_params}
         if due:
+            self.average.forget()
             relocate(self.gauss_params, optimizers, settings.min_opacity)
             cap = settings.cap or CAP["cuda" if self.means.is_cuda else "cpu"]
             room = min(cap, int((1 + settings.growth) * self.num_points)) - self.num_points
@@ -228,6 +236,7 @@ class Lora3DSplatModel(SplatfactoModel):
         resumed training would move nothing.
         """
         count = len(state["gauss_params.means"])
+        self.average.forget()
         for parameter in (*self.gauss_params.values(),):
             parameter.data = torch.zeros((count, *parameter.shape[1:]), device=parameter.device)
         self.position_rate = torch.ones((count, 1), device=self.position_rate.device)

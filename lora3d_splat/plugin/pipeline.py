@@ -186,15 +186,20 @@ class Lora3DPipeline(VanillaPipeline):
         return crops if any(crops.crops) else None
 
     def _end_in_time(self, step: int, trainer: Lora3DTrainer) -> None:
-        """After a step: end the training when the budget is up or the held-out crops get worse; keep the best state."""
-        crops, last = self._splats.held_crops, trainer.progress.spent() or step >= trainer.last_step
-        stop = last
+        """After a step: end the training when the budget is up or the held-out crops get worse; keep the best state.
+
+        What is judged and kept are the averaged Gaussians."""
+        splats, crops = self._splats, self._splats.held_crops
+        stop = last = trainer.progress.spent() or step >= trainer.last_step
         if crops is not None and (last or crops.due(step)):
-            stop = crops.look(step, self._crop_loss(crops), self._splats) or last
+            with splats.average.shown(splats.gauss_params):
+                stop = crops.look(step, self._crop_loss(crops), splats) or last
             if stop:
-                crops.restore(self._splats)
+                crops.restore(splats)
                 if crops.kept_step < step:
                     note(f"held-out crops have got worse since step {crops.kept_step + 1}: that state is kept")
+        elif last:
+            splats.average.keep(splats.gauss_params)
         if stop and step < trainer.last_step:
             trainer.stop_training = True
 
@@ -223,14 +228,15 @@ class Lora3DPipeline(VanillaPipeline):
         """Note the mean PSNR of the first held-out views from their registered poses."""
         if not self.scene.heldout:
             return
-        self._splats.eval()
-        values = []
-        for camera, batch in self.datamanager.fixed_indices_eval_dataloader[:LOOKED_AT]:
-            outputs = self._splats.render(camera, camera.camera_to_worlds, with_depth=False)
-            photo = self._splats.get_gt_img(batch["image"])
-            photo = self._splats.composite_with_background(photo, outputs["background"])
-            values.append(psnr(outputs["rgb"], photo, counted_pixels(batch, self.device)))
-        self._splats.train()
+        splats, values = self._splats, []
+        splats.eval()
+        with splats.average.shown(splats.gauss_params):
+            for camera, batch in self.datamanager.fixed_indices_eval_dataloader[:LOOKED_AT]:
+                outputs = splats.render(camera, camera.camera_to_worlds, with_depth=False)
+                photo = splats.get_gt_img(batch["image"])
+                photo = splats.composite_with_background(photo, outputs["background"])
+                values.append(psnr(outputs["rgb"], photo, counted_pixels(batch, self.device)))
+        splats.train()
         self.training_log.looked(step, sum(values) / len(values))
 
     def _score(self) -> tuple[ViewScore, ...]:
