@@ -8,7 +8,7 @@ import pytest
 from lora3d_splat.errors import InputError
 from lora3d_splat.synthetic.cameras import look_at
 from lora3d_splat.synthetic.foreign_textures import FOREIGN
-from lora3d_splat.synthetic.pairs import covisibility, scene_pairs, sightings, unproject
+from lora3d_splat.synthetic.pairs import covisibility, scene_pairs, counterparts, unproject
 from lora3d_splat.synthetic.raycast import CYLINDER, SPHERE
 from lora3d_splat.synthetic.render import SceneFeatures, cast, draw_lens, render_scene
 from lora3d_splat.synthetic.textures import SIZE as SIZE_OF_TEXTURE
@@ -150,7 +150,7 @@ def test_moving_things_have_exact_depth_and_no_matches() -> None:
     depths = [cast(world, atlas("train"), pose, FOCAL, SIZE)[1] for world in (moved, direct.finish())]
     np.testing.assert_allclose(*depths, rtol=1e-5)
     i, j = 0, 1
-    assert not (sightings(scene, i, j).visible & scene.moving[i]).any()
+    assert not (counterparts(scene, i, j).visible & scene.moving[i]).any()
 
 
 def test_features_change_only_what_is_asked_for() -> None:

@@ -11,7 +11,7 @@ from lora3d_splat.console import note
 from lora3d_splat.files import atomic_file
 from lora3d_splat.pretraining.config import PretrainConfig
 from lora3d_splat.report.pictures import false_colours
-from lora3d_splat.synthetic.pairs import Sightings, sightings
+from lora3d_splat.synthetic.pairs import Counterparts, counterparts
 from lora3d_splat.synthetic.render import SyntheticScene
 from lora3d_splat.synthetic.workers import RenderedScene, render
 
@@ -49,7 +49,7 @@ def _row(pooled: RenderedScene) -> np.ndarray:
     """One line of the sheet (h, w, 3) with its caption."""
     scene = pooled.scene
     i, j = pooled.pairs[len(pooled.pairs) // 2] if pooled.pairs else (0, 1)
-    seen = [sightings(scene, i, j), sightings(scene, j, i)]
+    seen = [counterparts(scene, i, j), counterparts(scene, j, i)]
     marked = _marked(scene, (i, j), seen)
     tiles = [scene.images[i], scene.images[j], _depth(scene.depth[i]), _depth(scene.depth[j]), *marked]
     height, width = TILE
@@ -63,7 +63,7 @@ def _row(pooled: RenderedScene) -> np.ndarray:
     return np.array(picture)
 
 
-def _caption(pooled: RenderedScene, pair: tuple[int, int], seen: list[Sightings]) -> str:
+def _caption(pooled: RenderedScene, pair: tuple[int, int], seen: list[Counterparts]) -> str:
     scene, (height, width) = pooled.scene, pooled.size
     field = np.degrees(2 * np.arctan(max(height, width) / 2 / scene.focal[pair[0]]))
     shares = " and ".join(f"{each.visible.mean():.0%}" for each in seen)
@@ -79,7 +79,7 @@ def _depth(depth: np.ndarray) -> np.ndarray:
     return false_colours(np.where(depth > 0, -np.log(np.maximum(depth, 1e-6)), np.nan))
 
 
-def _marked(scene: SyntheticScene, pair: tuple[int, int], seen: list[Sightings]) -> list[np.ndarray]:
+def _marked(scene: SyntheticScene, pair: tuple[int, int], seen: list[Counterparts]) -> list[np.ndarray]:
     """Both photographs, what the other does not see darkened, with dots on matching points."""
     pictures = [
         Image.fromarray((scene.images[k] * np.where(each.visible, 1.0, HIDDEN)[..., None]).astype(np.uint8))

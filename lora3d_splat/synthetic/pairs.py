@@ -25,7 +25,7 @@ def unproject(depth: np.ndarray, focal: float, stride: int = 1) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Sightings:
+class Counterparts:
     """Where the pixels of one view lie in another; (h, w) arrays over every `stride`-th pixel."""
 
     visible: np.ndarray
@@ -38,7 +38,7 @@ class Sightings:
     """bool: there is a surface at all"""
 
 
-def sightings(scene: SyntheticScene, first: int, second: int, stride: int = 1) -> Sightings:
+def counterparts(scene: SyntheticScene, first: int, second: int, stride: int = 1) -> Counterparts:
     """Project the first view's surface into the second view and compare depths there."""
     points = unproject(scene.depth[first], scene.focal[first], stride)
     T_second_first = np.linalg.inv(scene.T_world_camera[second]) @ scene.T_world_camera[first]
@@ -54,12 +54,12 @@ def sightings(scene: SyntheticScene, first: int, second: int, stride: int = 1) -
     if scene.moving is not None:
         start = stride // 2
         visible &= ~scene.moving[first][start::stride, start::stride] & ~scene.moving[second][row, column]
-    return Sightings(visible, row, column, surface)
+    return Counterparts(visible, row, column, surface)
 
 
 def seen_fraction(scene: SyntheticScene, first: int, second: int) -> float:
     """Share of the first view's surface pixels that the second view sees unoccluded."""
-    found = sightings(scene, first, second, STRIDE)
+    found = counterparts(scene, first, second, STRIDE)
     return float(found.visible.sum() / max(found.surface.sum(), 1))
 
 
