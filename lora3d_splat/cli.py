@@ -30,7 +30,7 @@ class Calibrate:
     """Photographs to cameras and depth: align, fine-tune the network on its own trusted predictions, align again."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
-    """A folder of photographs, a glob in quotes, or several files."""
+    """A folder of photographs, a glob in quotes, several files, or a video."""
     output: Path
     """Folder for scene.json, scene.safetensors, adapter/, transforms.json, seed.ply, colmap/ and report.html."""
     network: str = "auto"
@@ -54,6 +54,8 @@ class Calibrate:
     """FILE FILE LENGTH: the cameras of two photographs are that far apart, which sets the unit."""
     positions: Path | None = None
     """Text file with lines FILE X Y Z: move and scale the scene onto these camera positions."""
+    video_frames: int = 16
+    """Frames taken from a video: of as many stretches the sharpest one each."""
     masks: bool = True
     """Honour masks: white counts, in a folder masks/ in or beside that of the photographs, or their alpha channel."""
     long_side: int | None = None
@@ -128,7 +130,7 @@ class Calibrate:
         pairs = replace(base.pairs, graph=self.graph)
         prediction = replace(base.prediction, precision=self.precision, compile=self.compile)
         changed = {"alignment": alignment, "finetune": finetune, "pairs": pairs, "prediction": prediction}
-        changed |= {"known": self._known(), "masks": self.masks}
+        changed |= {"known": self._known(), "masks": self.masks, "video_frames": self.video_frames}
         return replace(base, **changed, tracks=self.tracks, sharpen_depth=self.sharpen_depth)
 
     def _known(self) -> KnownCamerasConfig:

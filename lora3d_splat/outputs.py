@@ -19,7 +19,7 @@ from lora3d_splat.export.scene_json import write_scene_json
 from lora3d_splat.export.transforms_json import write_transforms_json
 from lora3d_splat.files import atomic_file, ensure_writable_folder, write_text
 from lora3d_splat.gaussians.seeds import SeedConfig, seed_points
-from lora3d_splat.images.load import open_upright
+from lora3d_splat.images.load import HEIF_SUFFIXES, open_upright
 from lora3d_splat.records import Calibration, View
 from lora3d_splat.report.html import write_html_report
 from lora3d_splat.report.json_report import stored_settings, write_json_report
@@ -113,9 +113,10 @@ def calibration_tree(folder: Path) -> str:
 def upright_photographs(views: Sequence[View], folder: Path) -> tuple[str, ...]:
     """Paths of the photographs as other programs should read them, relative to `folder` where they lie in it.
 
-    Where a photograph is turned by its EXIF orientation, which most programs ignore, all are copied upright to images/.
+    Where a photograph is turned by its EXIF orientation, which most programs ignore, or is HEIF, which most
+    cannot read, all are copied upright to images/.
     """
-    if any(_is_turned(view.path) for view in views):
+    if any(view.path.suffix.lower() in HEIF_SUFFIXES or _is_turned(view.path) for view in views):
         return tuple(_upright_copy(view, folder) for view in views)
     return tuple(_reference(view.path.absolute(), folder.absolute()) for view in views)
 
@@ -126,10 +127,10 @@ def _is_turned(path: Path) -> bool:
 
 
 def _upright_copy(view: View, folder: Path) -> str:
-    target = folder / IMAGES_FOLDER / view.file
-    with atomic_file(target) as temporary:
+    name = f"{view.file}.jpg" if view.path.suffix.lower() in HEIF_SUFFIXES else view.file
+    with atomic_file(folder / IMAGES_FOLDER / name) as temporary:
         open_upright(view.path).save(temporary, quality=95)
-    return f"{IMAGES_FOLDER}/{view.file}"
+    return f"{IMAGES_FOLDER}/{name}"
 
 
 def _reference(path: Path, folder: Path) -> str:

@@ -38,6 +38,7 @@ from lora3d_splat.geometry.cameras import network_to_photograph_focal
 from lora3d_splat.images.load import list_images, load_views
 from lora3d_splat.images.masks import find_mask
 from lora3d_splat.images.straighten import notable, straight_view
+from lora3d_splat.images.video import photographs
 from lora3d_splat.known_cameras import KnownCamerasConfig, anchored, camera_priors
 from lora3d_splat.lora.adapter import load_adapter, remove, save_adapter
 from lora3d_splat.lora.finetune import (
@@ -107,6 +108,8 @@ class CalibrationConfig:
     """How pair predictions become one scene."""
     known: KnownCamerasConfig = field(default_factory=KnownCamerasConfig)
     """What is known of the cameras, and what sets the scene's unit."""
+    video_frames: int = 16
+    """Frames taken from a video: of as many stretches the sharpest one each."""
     masks: bool = True
     """Honour masks (folder masks/, or alpha): pixels that do not count take no part in anything."""
     tracks: TrackMode = "auto"
@@ -145,8 +148,8 @@ def calibrate(
     where no scene can be built; CheckpointError and MissingPartError for the network.
     """
     config = config or CalibrationConfig()
-    paths = list_images(images)
     cache = StageCache(config.cache or default_cache_folder())
+    paths = photographs(images, config.video_frames, cache.folder)
     if folder is not None:
         ensure_writable_folder(folder, "output folder")
     home = cache.folder / "calibrations" / _request_key(paths, config)

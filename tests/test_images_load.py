@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -142,3 +144,25 @@ def test_mixed_sizes_keep_their_own_records(tmp_path):
     assert (wide.size, tall.size, deep.size) == ((40, 64), (64, 32), (64, 64))
     assert (tall.width, tall.height, tall.affine.scale_x) == (60, 120, 32 / 60)
     assert 100 < deep.image.mean() < 155, "16 bits are scaled to 8, not clipped"
+
+
+def test_heif_says_what_it_needs(folder, monkeypatch):
+    """Without pillow-heif such a file is left out with the remedy; the others go on."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (folder / "IMG_1.HEIC").write_bytes(b"....ftypheic")
+    loaded = load_views(list_images(folder), 64, 16)
+    assert [view.file for view in loaded.views] == ["img1.jpg", "img2.jpg", "img10.jpg"]
+    assert loaded.left_out[0][0] == "IMG_1.HEIC"
+    assert "pip install pillow-heif" in loaded.left_out[0][1]
+
+
+def test_heif_is_read_by_what_pillow_heif_registers(folder, monkeypatch):
+    """Here a stand-in that opens PNG under that name."""
+    opened = []
+    package = ModuleType("pillow_heif")
+    package.register_heif_opener = lambda: opened.append(True)
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    photograph(7).save(folder / "IMG_7.heic", format="PNG")
+    loaded = load_views(list_images(folder), 64, 16)
+    assert "IMG_7.heic" in [view.file for view in loaded.views]
+    assert opened

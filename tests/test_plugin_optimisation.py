@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -380,6 +381,19 @@ def test_variants_have_names_of_their_own():
     plain = configs["lora3d-splat-baseline"].pipeline.datamanager.dataparser.calibration
     assert (plain.adapt, plain.alignment.robust) == ("none", "none")
     assert configs["lora3d-splat-fast"].max_num_iterations < configs["lora3d-splat"].max_num_iterations
+
+
+def test_a_video_names_the_experiment(tmp_path: Path):
+    """nerfstudio would name the folder that it lies in."""
+    from method_configs.lora3d_splat import VARIANTS
+
+    video = tmp_path / "walk.mp4"
+    video.write_bytes(b"")
+    for data, given, name in ((video, None, "walk"), (tmp_path, None, tmp_path.stem), (video, "mine", "mine")):
+        config = replace(VARIANTS["lora3d_splat"][0](), experiment_name=given)
+        config.pipeline.datamanager.data = data
+        config.set_experiment_name()
+        assert config.experiment_name == name
 
 
 def test_ctrl_c_is_one_sentence_and_a_status(capsys):

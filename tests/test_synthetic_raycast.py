@@ -8,7 +8,7 @@ import pytest
 from lora3d_splat.errors import InputError
 from lora3d_splat.synthetic.cameras import look_at
 from lora3d_splat.synthetic.foreign_textures import FOREIGN
-from lora3d_splat.synthetic.pairs import covisibility, scene_pairs, counterparts, unproject
+from lora3d_splat.synthetic.pairs import counterparts, covisibility, scene_pairs, unproject
 from lora3d_splat.synthetic.raycast import CYLINDER, SPHERE
 from lora3d_splat.synthetic.render import SceneFeatures, cast, draw_lens, render_scene
 from lora3d_splat.synthetic.textures import SIZE as SIZE_OF_TEXTURE

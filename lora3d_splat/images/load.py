@@ -18,7 +18,11 @@ from lora3d_splat.images.masks import OPAQUE, photograph_mask
 from lora3d_splat.images.resize import Shape, prepare
 from lora3d_splat.records import View
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif", ".jfif"})
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+"""What phones write; read where the package pillow-heif is there, which is no dependency: its wheels hold GPL code."""
+IMAGE_SUFFIXES = HEIF_SUFFIXES | {
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif", ".jfif", ".avif",
+}  # fmt: skip
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises on truncated, damaged or hostile files."""
 
@@ -130,6 +134,8 @@ class _Opened:
 
 
 def _open(path: Path) -> _Opened:
+    if path.suffix.lower() in HEIF_SUFFIXES:
+        _provide_heif(path)
     try:
         with Image.open(path) as photo:
             focal_hint, camera = focal_from_exif(photo), camera_from_exif(photo)
@@ -142,6 +148,19 @@ def _open(path: Path) -> _Opened:
             accepted="photographs that Pillow can read: JPEG, PNG, WebP, TIFF, BMP",
             remedy="copy the file again from its source, convert it, or remove it",
         ) from error
+
+
+def _provide_heif(path: Path) -> None:
+    """Let Pillow read HEIF; raises InputError where the package for it is missing."""
+    try:
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise InputError(
+            found=f"{path.name}: HEIF, which needs the package pillow-heif (pip install pillow-heif)",
+            accepted="photographs that Pillow can read: JPEG, PNG, WebP, TIFF, BMP; HEIF with pillow-heif",
+            remedy="pip install pillow-heif (its wheels hold GPL code), or convert the photographs to JPEG",
+        ) from error
+    register_heif_opener()
 
 
 def _eight_bit(photo: Image.Image) -> Image.Image:

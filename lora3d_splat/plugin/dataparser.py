@@ -19,7 +19,7 @@ from lora3d_splat.export.cameras import PhotographCamera, photograph_cameras
 from lora3d_splat.files import default_cache_folder
 from lora3d_splat.gaussians.seeds import SeedConfig, SeedPoints, seed_points
 from lora3d_splat.geometry.lens import radial_of_slopes
-from lora3d_splat.images.load import list_images
+from lora3d_splat.images.video import photographs
 from lora3d_splat.outputs import find_calibration
 from lora3d_splat.plugin.context import run_context
 from lora3d_splat.plugin.depth_prior import DepthPrior, depth_prior
@@ -41,7 +41,7 @@ class Lora3DDataParserConfig(DataParserConfig):
     _target: Type = field(default_factory=lambda: Lora3DDataParser)  # noqa: UP006
     """target class to instantiate"""
     data: Path = Path()
-    """Folder of photographs."""
+    """Folder of photographs, or a video."""
     long_side: int | Literal["auto"] = "auto"
     """Longer side, in pixels, of the pictures to train and score on; auto: 1600 on CUDA, 512 elsewhere, never more
     than the photographs have."""
@@ -135,7 +135,8 @@ class Lora3DDataParser(DataParser):
 
 def place_scene(config: Lora3DDataParserConfig) -> PlacedScene:
     """Split, calibrate the training photographs, register the held-out ones, seed."""
-    paths = list_images(config.data)
+    cache = config.calibration.cache or default_cache_folder()
+    paths = photographs(config.data, config.calibration.video_frames, cache)
     split = split_photographs(
         paths, config.eval_mode, config.eval_interval, config.train_split_fraction, config.train_views
     )
@@ -148,7 +149,7 @@ def place_scene(config: Lora3DDataParserConfig) -> PlacedScene:
     )
     seconds = dict(calibration.seconds)
     long_side = LONG_SIDE[device_type] if config.long_side == "auto" else config.long_side
-    studio = _Studio(long_side, (settings.cache or default_cache_folder()) / "photographs")
+    studio = _Studio(long_side, cache / "photographs")
     if config.cameras is not None:
         cameras = read_cameras(config.cameras, calibration.views)
         heldout, left_out = _place(calibration.views, cameras, studio, split.heldout), ()

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lora3d_splat.files import atomic_file
-from lora3d_splat.images.load import open_upright, upright_mask
+from lora3d_splat.images.load import HEIF_SUFFIXES, open_upright, upright_mask
 from lora3d_splat.images.masks import OPAQUE
 from lora3d_splat.images.straighten import resampled, source_pixels
 from lora3d_splat.records import PixelAffine, View
@@ -73,6 +73,8 @@ def prepare_mask(view: View, photograph: PreparedPhotograph, folder: Path) -> Pa
 
 def _plain(path: Path) -> bool:
     """Whether reading the file without further care gives the upright 8-bit RGB picture."""
+    if path.suffix.lower() in HEIF_SUFFIXES:
+        return False
     with Image.open(path) as photo:
         return photo.mode == "RGB" and photo.getexif().get(EXIF_ORIENTATION, 1) == 1
 

@@ -43,6 +43,13 @@ class Lora3DTrainerConfig(TrainerConfig):
     resume: bool = True
     """Go on from the last checkpoint of a run of the same command that was broken off."""
 
+    def set_experiment_name(self) -> None:
+        """nerfstudio's, the folder of the photographs; a video's own name."""
+        data = self.pipeline.datamanager.data
+        if self.experiment_name is None and data is not None and data.is_file():
+            self.experiment_name = data.stem
+        super().set_experiment_name()
+
 
 class Lora3DTrainer(Trainer):
     """nerfstudio's trainer; `cuda` without a CUDA device means the CPU."""
