@@ -32,6 +32,9 @@ class EarlyStopConfig:
     """A look is good while the crops' loss has risen from its lowest by at most this share of what it had fallen since
     the first look. Where cameras are good it falls far, then goes up and down while held-out views still gain; where
     they are poor it hardly falls, and every rise counts."""
+    slack: float = 0.05
+    """A rise from the lowest loss by up to this share of it counts as none: with three photographs the crops show what
+    no other one shows, and their loss hardly moves either way; with poor cameras it soon rises by more."""
     ssim_weight: float = 0.5
     """Share of 1 - SSIM in what is compared, the rest is L1: too many steps on wrong poses cost structure first."""
 
@@ -78,7 +81,8 @@ class HeldCrops:
         """Take notice of the crops' loss after a step; True when it has been bad for too long."""
         self.first = loss if self.first == float("inf") else self.first
         self.best = min(self.best, loss)
-        if loss <= self.best + self.config.tolerance * (self.first - self.best):
+        allowed = max(self.config.tolerance * (self.first - self.best), self.config.slack * self.best)
+        if loss <= self.best + allowed:
             self.kept_step, self._waited = step, 0
             self._state = {name: value.detach().clone() for name, value in module.state_dict().items()}
             return False
