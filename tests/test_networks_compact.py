@@ -177,6 +177,26 @@ def test_settling_puts_a_displaced_view_where_the_matches_say():
     assert (move.apply(decoded) - seen_by_1).norm(dim=-1).median() < 0.01
 
 
+def test_mirrored_pictures_give_mirrored_predictions(network: CompactNetwork) -> None:
+    """Both are averaged, so the network cannot tell left from right; up to the unit, and not while it learns."""
+    pictures = images(2, 64, 96)
+
+    def decoded(shown: torch.Tensor):
+        views = [network.encode(each[None]) for each in shown]
+        return network.decode_half(*views)
+
+    with torch.no_grad():
+        straight, mirrored = decoded(pictures), decoded(pictures.flip(-1))
+    for side in ("reference", "other"):
+        back = getattr(mirrored, f"points_{side}").flip(2) * torch.tensor([-1.0, 1.0, 1.0])
+        ratio = getattr(straight, f"points_{side}").norm(dim=-1) / back.norm(dim=-1)
+        assert (ratio / ratio.median() - 1).abs().quantile(0.9) < 0.02
+        confidence = getattr(mirrored, f"confidence_{side}").flip(2)
+        assert torch.allclose(getattr(straight, f"confidence_{side}"), confidence, rtol=1e-3)
+    learning, turned = decoded(pictures), decoded(pictures.flip(-1))
+    assert not torch.allclose(learning.confidence_reference, turned.confidence_reference.flip(2), rtol=1e-3)
+
+
 def test_what_learns_does_not_settle_and_the_base_does(network: CompactNetwork) -> None:
     own = CompactNetwork(SMALL).eval()
     own.load_state_dict(network.state_dict())

@@ -9,7 +9,7 @@ stride 2.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,6 +100,19 @@ class CompactOutput:
     """(B,) float32: mean chance, over the cells of both views, that the match of a cell's match is the cell itself,
     as if there were USUAL_CELLS"""
 
+    def averaged(self, mirrored: CompactOutput) -> CompactOutput:
+        """With points and confidence of the same pairs as decoded from mirrored pictures; the rest stays."""
+        sides = torch.tensor([-1.0, 1.0, 1.0], device=self.points_reference.device)
+        points = [each.flip(2) * sides for each in (mirrored.points_reference, mirrored.points_other)]
+        ratio = self.points_reference.norm(dim=-1).log() - points[0].norm(dim=-1).log()
+        scale = ratio.flatten(1).median(1).values.exp()[:, None, None, None]
+        found = {}
+        for name, other in zip(("reference", "other"), points, strict=True):
+            found[f"points_{name}"] = (getattr(self, f"points_{name}") + scale * other) / 2
+            both = getattr(self, f"confidence_{name}") * getattr(mirrored, f"confidence_{name}").flip(2)
+            found[f"confidence_{name}"] = both.sqrt()
+        return replace(self, **found)
+
 
 class ViewFeatures(NamedTuple):
     """What the encoder knows of B views."""
@@ -163,7 +176,7 @@ class CompactNetwork(nn.Module):
     """Pointmap network (PointmapNetwork protocol) of about eight million parameters."""
 
     name = "compact"
-    revision = 2
+    revision = 3
     """counts up when equal weights begin to compute something else, so that stored predictions are made again"""
     licence = "Apache-2.0"
     patch_size = 16
@@ -194,7 +207,21 @@ class CompactNetwork(nn.Module):
         self.head = PointHead(a.width)
 
     def encode(self, images: Tensor) -> EncodedViews:
-        """Encode (B, 3, H, W) images in [-1, 1]; `detail` packs a `Detail`."""
+        """Encode (B, 3, H, W) images in [-1, 1]; `detail` packs a `Detail`, and where predictions are averaged with
+        those of mirrored pictures, that of the mirrored one and its tokens."""
+        encoded = self._encode(images)
+        if self._learns():
+            return encoded
+        mirrored = self._encode(images.flip(-1))
+        tokens = tokens_to_cells(mirrored.tokens, *token_grid(mirrored))
+        return replace(encoded, detail=torch.cat([detail_of(encoded), detail_of(mirrored), tokens], dim=1))
+
+    def _learns(self) -> bool:
+        """Whether gradients flow, or an adapter has learnt: then it knows better than matches and mirrors."""
+        return torch.is_grad_enabled() or hasattr(self, "peft_config")
+
+    def _encode(self, images: Tensor) -> EncodedViews:
+        """The pictures as they are."""
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise InputError(f"images of {width}x{height} pixels", "multiples of 16", "resize or crop the images")
@@ -235,7 +262,27 @@ class CompactNetwork(nn.Module):
     def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
         """Decode B ordered pairs at stride 2, with the match logits.
 
-        What is decoded settles on the matches (`compact_settle`), but not where gradients flow or with an adapter."""
+        What is decoded settles on the matches (`compact_settle`) and is averaged with what mirrored pictures give, but
+        not where gradients flow or with an adapter."""
+        (reference, *mirrored), (other, *other_mirrored) = self._unpacked(reference), self._unpacked(other)
+        found = self._decode_half(reference, other)
+        if not mirrored or not other_mirrored or self._learns():
+            return found
+        return found.averaged(self._decode_half(mirrored[0], other_mirrored[0]))
+
+    def _unpacked(self, view: EncodedViews) -> list[EncodedViews]:
+        """The view, and the mirrored one where it was encoded as well."""
+        detail, width = detail_of(view), sum(self._detail_widths(view.size))
+        if detail.shape[1] == width:
+            return [view]
+        own, mirrored, packed = detail.split([width, width, self.architecture.width // 4], dim=1)
+        return [
+            replace(view, detail=own),
+            EncodedViews(view.size, cells_to_tokens(packed), view.positions, mirrored),
+        ]
+
+    def _decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
+        """The same of the pictures as they are."""
         with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
             logits = self.match_logits(reference, other)
             grids = cell_grid(reference), cell_grid(other)
@@ -250,8 +297,7 @@ class CompactNetwork(nn.Module):
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        # What learns, learns where the views stand; an adapter that has learnt it knows it better than the matches.
-        if not (torch.is_grad_enabled() or hasattr(self, "peft_config")):
+        if not self._learns():
             points_2 = finest.settled(points_1, points_2, confidence_2, pose)
         cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
         cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
@@ -294,10 +340,13 @@ class CompactNetwork(nn.Module):
 
     def _split(self, view: EncodedViews) -> Detail:
         """Unpack an encoded view."""
-        assert view.detail is not None
+        return Detail(*detail_of(view).split(self._detail_widths(view.size), dim=1))
+
+    def _detail_widths(self, size: tuple[int, int]) -> list[int]:
+        """Channels of the parts of a `Detail`."""
         width = self.architecture.match_width
-        fine = width * FINE**2 if self._fineness(view.size) > 1 else 0
-        return Detail(*view.detail.split([width, fine, CELL_WIDTH, 4 * SKIP_WIDTH, 1], dim=1))
+        fine = width * FINE**2 if self._fineness(size) > 1 else 0
+        return [width, fine, CELL_WIDTH, 4 * SKIP_WIDTH, 1]
 
     def _log_depth(self, view: EncodedViews) -> Tensor:
         """(B, N) bounded log of the guessed z-depth of each cell, float32."""
@@ -345,6 +394,17 @@ class CompactNetwork(nn.Module):
 def overlap(cycle: Tensor) -> Tensor:
     """Share in [0, 1] of the confidence that a pair of this cycle consistency (B,) keeps."""
     return ((cycle - OVERLAP[0]) / (OVERLAP[1] - OVERLAP[0])).clamp(0.0, 1.0)
+
+
+def detail_of(view: EncodedViews) -> Tensor:
+    """The detail (B, C, h, w) of a view of this network, which is never absent."""
+    assert view.detail is not None
+    return view.detail
+
+
+def token_grid(view: EncodedViews) -> tuple[int, int]:
+    """(rows, columns) of the stride-16 tokens."""
+    return view.size[0] // 16, view.size[1] // 16
 
 
 def cell_grid(view: EncodedViews) -> tuple[int, int]:
