@@ -23,6 +23,7 @@ from lora3d_splat.plugin.camera_poses import BAKED, CameraPosesConfig, bake, com
 from lora3d_splat.plugin.crops import Crop, crop_camera
 from lora3d_splat.plugin.densify import explore, grow, relocate
 from lora3d_splat.plugin.depth_prior import depth_loss, depth_prior
+from lora3d_splat.plugin.dropout import some_left_out, usual_share
 from lora3d_splat.plugin.held_crops import EarlyStopConfig, HeldCrops, place_crop
 from lora3d_splat.plugin.model import initial_opacity
 from lora3d_splat.plugin.optimisation import Exponential, ExponentialConfig, Progress, seconds_of
@@ -240,6 +241,20 @@ def test_the_average_is_what_a_training_ends_with():
     assert params["means"].eq(3).all()
     Lora3DPipeline._end_in_time(SimpleNamespace(_splats=splats), 1, trainer)
     assert ((params["means"] > 1) & (params["means"] < 3)).all()
+
+
+def test_gaussians_are_left_out_only_where_photographs_are_few():
+    """A share of them, made up for by the others; what is left out has no gradient."""
+    assert [usual_share(count) for count in (1, 3, 5, 7, 12)] == [0.3, 0.3, 0.15, 0.0, 0.0]
+    opacities = torch.full((10_000,), 0.2, requires_grad=True)
+    assert some_left_out(opacities, 0.0) is opacities
+    seen = some_left_out(opacities, 0.25)
+    seen.sum().backward()
+    gone = seen == 0
+    assert 0.22 < gone.float().mean() < 0.28
+    assert abs(float(seen.mean()) - 0.2) < 0.01
+    assert not opacities.grad[gone].any()
+    assert opacities.grad[~gone].all()
 
 
 def test_a_cropped_camera_sees_the_crop():

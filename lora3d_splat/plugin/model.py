@@ -27,6 +27,7 @@ from lora3d_splat.plugin.camera_poses import CameraPoses, CameraPosesConfig
 from lora3d_splat.plugin.counted import counted_pixels, overlook
 from lora3d_splat.plugin.densify import CAP, DensifyConfig, explore, grow, relocate
 from lora3d_splat.plugin.depth_prior import DepthPrior, depth_loss
+from lora3d_splat.plugin.dropout import some_left_out, usual_share
 from lora3d_splat.plugin.held_crops import EarlyStopConfig, HeldCrops
 from lora3d_splat.plugin.optimisation import Progress
 
@@ -53,6 +54,9 @@ class Lora3DSplatModelConfig(SplatfactoModelConfig):
     """Growing the set of Gaussians."""
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     """Stopping before the training fits errors of the poses."""
+    dropout: float | None = None
+    """Share of the Gaussians left out of a step, rising to this along the training (DropGaussian); None: 0.3 with three
+    training photographs, less with more, none from seven on."""
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
     """Scoring and keeping the running average of the Gaussians."""
     lpips: LpipsMode = "auto"
@@ -67,6 +71,8 @@ class Lora3DSplatModel(SplatfactoModel):
 
     def populate_modules(self) -> None:
         """Parameters from the seed points that the dataparser hands over; nothing here touches CUDA or the network."""
+        if self.config.dropout is not None and not 0 <= self.config.dropout < 1:
+            raise InputError(f"dropout={self.config.dropout}", "a share in [0, 1)", "use 0.2 to 0.4, or leave it out")
         means, colours, scale, confidence = self._seeds()
         count = len(means)
         harmonics = num_sh_bases(self.config.sh_degree)
@@ -88,6 +94,7 @@ class Lora3DSplatModel(SplatfactoModel):
             self.camera_optimizer.hold_tracked(tracked)
         self.depth_priors: tuple[DepthPrior, ...] = self._extras().get("depth_priors", ())
         self.held_crops: HeldCrops | None = None
+        self._dropout = usual_share(self.num_train_data) if self.config.dropout is None else self.config.dropout
         self.average = RunningAverage(self.config.averaging.decay)
         self.progress = Progress(1)
         self.lpips_networks = Lpips(self.config.lpips)
@@ -124,6 +131,9 @@ class Lora3DSplatModel(SplatfactoModel):
         if with_depth is None:
             with_depth = self.config.output_depth_during_training or not self.training or self._uses_depth()
         colours, degree = self._colours(gaussians)
+        opacities = gaussians["opacities"].sigmoid().squeeze(-1)
+        if self.training:
+            opacities = some_left_out(opacities, self._dropout * self.progress.share(self.step))
         view = view_matrix(camera_to_worlds.to(self.device))
         if (factor := self.camera_optimizer.focal_factor(camera)) is not None:
             # A longer focal length is the same as a scene that is wider and higher before the camera.
@@ -132,7 +142,7 @@ class Lora3DSplatModel(SplatfactoModel):
             means=gaussians["means"],
             quats=gaussians["quats"],
             scales=gaussians["scales"].exp(),
-            opacities=gaussians["opacities"].sigmoid().squeeze(-1),
+            opacities=opacities,
             colors=colours,
             viewmats=view,
             Ks=camera.get_intrinsics_matrices().to(self.device),
