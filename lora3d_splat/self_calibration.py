@@ -79,7 +79,7 @@ from lora3d_splat.records import (
 )
 from lora3d_splat.watch import watcher
 
-CODE_VERSION = 8
+CODE_VERSION = 9
 """Raised when the same inputs and settings give another result than before, so that old entries are not found."""
 PLAIN, ROBUST, ADAPTED = "plain alignment", "robust alignment", "robust alignment + LoRA"
 TRACKED, TRACKED_ROBUST = "robust + LoRA + tracks", "robust + tracks"
