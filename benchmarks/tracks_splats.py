@@ -1,6 +1,7 @@
 """Held-out PSNR of trainings from photographs: with feature tracks, without, and Splatfacto from COLMAP's mapper.
 
     OMP_NUM_THREADS=1 python benchmarks/tracks_splats.py ../shared/data --scenes fountain_p11 fox redkitchen_a
+    OMP_NUM_THREADS=1 python benchmarks/tracks_splats.py ../shared/data --trainings tracks --train-views 3
 
 Training and held-out photographs are those of scene.json; 1000 steps, 320 pixels wide, `compact`, on this machine's
 rasteriser. Ours calibrates the training photographs and registers the held-out ones, as `ns-train lora3d-splat` does.
@@ -27,6 +28,7 @@ from known_cameras import Outcome, our_config, run, splatfacto_config
 from mapper_baseline import MappedScene, map_photographs
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
+from tracks import spaced
 
 from lora3d_splat.console import note
 from lora3d_splat.export.cameras import PhotographCamera
@@ -98,11 +100,13 @@ def _median_depth(found: MappedScene, T_world_camera: np.ndarray) -> float:
     return float(np.median(inside[..., 2][inside[..., 2] > 0]))
 
 
-def photographs(scene: Path, folder: Path) -> Path:
-    """A folder of links to the photographs, the held-out ones named `eval`."""
+def photographs(scene: Path, folder: Path, train_views: int = 0) -> Path:
+    """A folder of links: held-out photographs, named `eval`, and `train_views` evenly spaced others (0: all)."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for frame in json.loads((scene / "scene.json").read_text())["frames"]:
+    frames = json.loads((scene / "scene.json").read_text())["frames"]
+    training = [frame for frame in frames if frame["split"] != "test"]
+    for frame in [*spaced(training, train_views), *(frame for frame in frames if frame["split"] == "test")]:
         file = scene.absolute() / frame["file"]
         (folder / f"{'eval' if frame['split'] == 'test' else 'train'}_{file.name}").symlink_to(file)
     return folder
@@ -138,12 +142,13 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--long-side", type=int, default=320)
+    parser.add_argument("--train-views", type=int, default=0, help="evenly spaced training photographs; 0 is all")
     options = parser.parse_args()
     plain = argparse.Namespace(**vars(options), alignment_steps=30, trace=False, profile=False)
     note(f"{'scene':<14} {'training':<9} {'views':>5} {'PSNR':>6} {'aligned':>8} {'SSIM':>6} {'s':>6}  Gaussians")
     for scene in options.scenes:
         folder = options.output / scene
-        data = photographs(options.data / scene, folder / "photographs")
+        data = photographs(options.data / scene, folder / "photographs", options.train_views)
         for name in options.trainings:
             found, scored, of = trained(name, data, folder, plain)
             note(

@@ -83,6 +83,13 @@ def test_frames_are_taken_once_and_anew_for_another_number(tmp_path):
     assert numbers(video_frames(video, 30, tmp_path / "cache")) == [0, 1, 2, 3, 4, 5]
 
 
+def test_more_frames_than_counted_belong_to_the_last_stretch(tmp_path, monkeypatch):
+    """Players' counts are estimates; as many pictures come out as were asked for."""
+    video = write_video(tmp_path / "walk.mp4", {5, 17, 29, 41})
+    monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", lambda _: (FRAMES - 8, 1.6))
+    assert len(photographs(video, 4, tmp_path / "cache")) == 4
+
+
 def test_photographs_and_videos_in_one_list(tmp_path):
     """In the order given."""
     video = write_video(tmp_path / "walk.mp4", {3})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import cv2
@@ -30,19 +31,19 @@ def photographs(source: Path | str | Sequence[Path | str], frames: int, cache: P
     exist, nothing is found, or a video cannot be read.
     """
     if not isinstance(source, (str, Path)):
-        if not any(is_video(Path(item)) for item in source):
-            return list_images(source)
-        return tuple(path for item in source for path in photographs(item, frames, cache))
+        return tuple(path for item in source for path in photographs(item, frames, cache)) or list_images(source)
     path = Path(source).expanduser()
     if is_video(path):
         return video_frames(path, frames, cache)
-    if path.is_dir() and (videos := sorted(entry.name for entry in path.iterdir() if is_video(entry))):
-        try:
-            return list_images(path)
-        except InputError as error:
-            named = f"the video itself: {path / videos[0]}"
-            raise InputError(f"{error.found}, but {', '.join(videos)}", error.accepted, f"name {named}") from error
-    return list_images(source)
+    try:
+        return list_images(source)
+    except InputError as error:
+        videos = sorted(filter(is_video, path.iterdir())) if path.is_dir() else []
+        if not videos:
+            raise
+        names = ", ".join(video.name for video in videos)
+        named = f"name the video itself: {videos[0]}"
+        raise InputError(f"{error.found}, but {names}", error.accepted, named) from error
 
 
 def is_video(path: Path) -> bool:
@@ -76,17 +77,21 @@ def _sharpest(video: Path, count: int) -> Iterator[tuple[int, np.ndarray]]:
     total, decoded = _decoded(video)
     share = MIDDLE if total >= 4 * count else 1.0
     with stage(f"frames of {video.name}", total) as advance:
-        stretch, best = 0, (-1.0, -1, np.empty(0))
-        for number, frame in enumerate(decoded):
-            place = number * count / total
-            if int(place) > stretch and best[1] >= 0:
-                yield best[1:]
-                stretch, best = int(place), (-1.0, -1, best[2])
-            if abs(place % 1 - 0.5) <= share / 2:
-                best = max(best, (sharpness(frame), number, frame), key=lambda found: found[0])
-            advance()
-        if best[1] >= 0:
-            yield best[1:]
+
+        def seen() -> Iterator[tuple[int, np.ndarray]]:
+            for item in enumerate(decoded):
+                yield item
+                advance(1)
+
+        def place(item: tuple[int, np.ndarray]) -> float:
+            return item[0] * count / total
+
+        # A count of frames may be a little off: what lies beyond it belongs to the last stretch.
+        for stretch, items in groupby(seen(), key=lambda item: min(int(place(item)), count - 1)):
+            middle = (item for item in items if abs(place(item) - stretch - 0.5) <= share / 2)
+            best = max(middle, key=lambda item: sharpness(item[1]), default=None)
+            if best is not None:
+                yield best
 
 
 def _decoded(video: Path) -> tuple[int, Iterator[np.ndarray]]:

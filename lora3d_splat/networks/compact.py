@@ -102,16 +102,17 @@ class CompactOutput:
 
     def averaged(self, mirrored: CompactOutput) -> CompactOutput:
         """With points and confidence of the same pairs as decoded from mirrored pictures; the rest stays."""
-        sides = torch.tensor([-1.0, 1.0, 1.0], device=self.points_reference.device)
-        points = [each.flip(2) * sides for each in (mirrored.points_reference, mirrored.points_other)]
-        ratio = self.points_reference.norm(dim=-1).log() - points[0].norm(dim=-1).log()
+        left_right = torch.tensor([-1.0, 1.0, 1.0], device=self.points_reference.device)
+        reference, other = mirrored.points_reference.flip(2) * left_right, mirrored.points_other.flip(2) * left_right
+        ratio = self.points_reference.norm(dim=-1).log() - reference.norm(dim=-1).log()
         scale = ratio.flatten(1).median(1).values.exp()[:, None, None, None]
-        found = {}
-        for name, other in zip(("reference", "other"), points, strict=True):
-            found[f"points_{name}"] = (getattr(self, f"points_{name}") + scale * other) / 2
-            both = getattr(self, f"confidence_{name}") * getattr(mirrored, f"confidence_{name}").flip(2)
-            found[f"confidence_{name}"] = both.sqrt()
-        return replace(self, **found)
+        return replace(
+            self,
+            points_reference=(self.points_reference + scale * reference) / 2,
+            confidence_reference=(self.confidence_reference * mirrored.confidence_reference.flip(2)).sqrt(),
+            points_other=(self.points_other + scale * other) / 2,
+            confidence_other=(self.confidence_other * mirrored.confidence_other.flip(2)).sqrt(),
+        )
 
 
 class ViewFeatures(NamedTuple):
