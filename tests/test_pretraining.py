@@ -50,7 +50,7 @@ def tiny(folder: Path) -> PretrainConfig:
     return PretrainConfig(
         folder=folder,
         steps=6,
-        half_precision=False,
+        precision="float32",
         pairs=2,
         sizes=((32, 48),),
         final_sizes=((48, 32),),

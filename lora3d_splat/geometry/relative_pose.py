@@ -22,6 +22,8 @@ OUTLIER = 4.0
 """squared whitened residual at which a match keeps a quarter of its weight (Geman-McClure)"""
 START_ANGLES = (-40.0, -20.0, 20.0, 40.0)
 """degrees by which the starts walk around the scene, sideways and up"""
+BLUR = 0.02
+"""added to the standard deviation of places, z = 1, while a start is sought; then it fades"""
 JUDGES = 64
 """points of each view that choose among the starts"""
 LONGEST_STEP = 0.3
@@ -46,6 +48,10 @@ class Sightings:
     def repeated(self, times: int) -> Sightings:
         """Every batch element `times` times in a row."""
         return Sightings(*(each.repeat_interleave(times, 0) for each in vars(self).values()))
+
+    def blurred(self, sigma: float) -> Sightings:
+        """As if their places were known `sigma` less well."""
+        return replace(self, sigma=(self.sigma.square() + sigma**2).sqrt())
 
     def thinned(self, count: int) -> Sightings:
         """About `count` of them, evenly spread over the picture."""
@@ -92,25 +98,26 @@ class Prior(NamedTuple):
 
 @torch.no_grad()
 def relative_pose(
-    first: Sightings, second: Sightings, prior: Prior, starts: Sequence[tuple[Tensor, Tensor]] = (), rounds: int = 8
+    first: Sightings, second: Sightings, prior: Prior, starts: Sequence[tuple[Tensor, Tensor]] = (), rounds: int = 12
 ) -> RelativePose:
     """The pose between view 1 and view 2 with the least robust cost, in float32.
 
     `starts` are rotations (B, 3, 3) and translations (B, 3) to begin from; without any it begins from no motion and
-    from walks around what view 1 sees.
+    from walks around what view 1 sees. A third of the rounds chooses among them.
     """
     begun = _stacked(starts) if starts else _walks(first)
     count = len(begun.cost) // len(first.depth)
-    pose, many = begun, tuple(side.thinned(JUDGES).repeated(count) for side in (first, second))
+    pose, many = begun, tuple(side.thinned(JUDGES).blurred(BLUR).repeated(count) for side in (first, second))
     repeated = prior._replace(
         rotation=None if prior.rotation is None else prior.rotation.repeat_interleave(count, 0),
         translation=None if prior.translation is None else prior.translation.repeat_interleave(count, 0),
     )
-    for _ in range(rounds // 2):
+    for _ in range(rounds // 3):
         pose = _improved(pose, *many, repeated)
     pose = _scored(pose, *many, prior.depth).best_of(count)
-    for _ in range(rounds - rounds // 2):
-        pose = _improved(pose, first, second, prior)
+    for left in reversed(range(rounds - rounds // 3)):
+        blur = BLUR * 2.0 ** (left + 1 + rounds // 3 - rounds) if left else 0.0
+        pose = _improved(pose, first.blurred(blur), second.blurred(blur), prior)
     return _scored(pose, first, second, prior.depth)
 
 

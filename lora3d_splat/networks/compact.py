@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lora3d_splat.errors import CheckpointError, InputError
-from lora3d_splat.geometry.relative_pose import RelativePose, relative_pose
+from lora3d_splat.geometry.relative_pose import RelativePose, Sightings, relative_pose
+from lora3d_splat.geometry.two_view_depth import matched_depths
 from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.networks.compact_layers import (
     CELL_WIDTH,
@@ -42,6 +43,7 @@ from lora3d_splat.networks.compact_layers import (
     tokens_to_cells,
 )
 from lora3d_splat.networks.compact_settle import at_cells, settling
+from lora3d_splat.networks.compact_subpixel import sharpened
 from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles, token_positions
 
 CHECKPOINT = Path(__file__).with_name("compact.safetensors")
@@ -143,6 +145,8 @@ class Detail(NamedTuple):
     """(B, 4 SKIP_WIDTH, h, w) packed skip features"""
     depth: Tensor
     """(B, 1, h, w) raw depth"""
+    grey: Tensor
+    """(B, 64, h, w) packed mean of the picture's channels"""
 
 
 class FinestMatches(NamedTuple):
@@ -156,10 +160,22 @@ class FinestMatches(NamedTuple):
 
     def pose(self) -> RelativePose:
         """Of the other view in the reference's frame, with the guessed depths."""
+        return relative_pose(*self._sightings(), GUESSED)
+
+    def nudges(self, pose: RelativePose, grids: tuple[tuple[int, int], tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """What the matches change at the logs of the guessed depths, (B, n) and (B, m), at the cells of `grids`."""
+        depths = matched_depths(pose, *self._sightings(), GUESSED.depth)
+        changes = [
+            F.adaptive_avg_pool2d((found / guess).log().unflatten(1, own), grid).flatten(1)
+            for found, guess, own, grid in zip(depths, self.depths, self.grids, grids, strict=True)
+        ]
+        return changes[0], changes[1]
+
+    def _sightings(self) -> list[Sightings]:
+        """Of both views, with the guessed depths."""
         focal = self.depths[0].new_full((1,), 2 * START_FOCAL)
         points = [ray * depth[..., None] for ray, depth in zip(self._rays(), self.depths, strict=True)]
-        sides = [sightings(each, window, focal) for each, window in zip(points, self.windows, strict=True)]
-        return relative_pose(*sides, GUESSED)
+        return [sightings(each, window, focal) for each, window in zip(points, self.windows, strict=True)]
 
     def settled(self, reference: Tensor, other: Tensor, confidence: Tensor, guess: RelativePose) -> Tensor:
         """The other view's decoded points (B, h, w, 3) in the pose that the matches give decoded depths."""
@@ -177,7 +193,7 @@ class CompactNetwork(nn.Module):
     """Pointmap network (PointmapNetwork protocol) of about eight million parameters."""
 
     name = "compact"
-    revision = 3
+    revision = 4
     """counts up when equal weights begin to compute something else, so that stored predictions are made again"""
     licence = "Apache-2.0"
     patch_size = 16
@@ -234,7 +250,8 @@ class CompactNetwork(nn.Module):
                 fine = self._match(self._features(larger.clamp(-1, 1).to(images.dtype)))
             match = torch.cat([match, F.pixel_unshuffle(fine, FINE)], dim=1)
         depth = self.depth_cells(features.cells) + tokens_to_cells(self.depth_tokens(features.tokens), *features.grid)
-        detail = torch.cat([match, features.cells, F.pixel_unshuffle(features.skip, 2), depth], dim=1)
+        grey = F.pixel_unshuffle(images.mean(1, keepdim=True), 8)
+        detail = torch.cat([match, features.cells, F.pixel_unshuffle(features.skip, 2), depth, grey], dim=1)
         return EncodedViews((height, width), features.tokens, features.positions, detail)
 
     def _features(self, images: Tensor) -> ViewFeatures:
@@ -292,7 +309,8 @@ class CompactNetwork(nn.Module):
             finest = self._finest((reference, other), log_depth, (match_1.window, match_2.window))
             pose = finest.pose()
             rays = cell_rays(*grids[0], logits), cell_rays(*grids[1], logits)
-            guess = first_guess(rays, (log_depth[0].exp(), log_depth[1].exp()), pose)
+            nudges = finest.nudges(pose, grids)
+            guess = first_guess(rays, ((log_depth[0] + nudges[0]).exp(), (log_depth[1] + nudges[1]).exp()), pose)
         cells_1, x = self._enter(reference, other, match_1, guess, 0)
         cells_2, y = self._enter(other, reference, match_2, guess, 1)
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
@@ -326,6 +344,8 @@ class CompactNetwork(nn.Module):
                 depth[side] = F.interpolate(maps, scale_factor=float(factor), mode="bilinear").flatten(1)
                 grids[side] = factor * grids[side][0], factor * grids[side][1]
             windows = best_windows(self._similarity(*(self._fine(view) for view in views)), *grids)
+        pictures = [F.pixel_shuffle(self._split(view).grey.float(), 8) for view in views]
+        windows = sharpened(windows, (pictures[0], pictures[1]), (grids[0], grids[1]))
         return FinestMatches((grids[0], grids[1]), (depth[0].exp(), depth[1].exp()), windows)
 
     def _fineness(self, size: tuple[int, int]) -> int:
@@ -347,7 +367,7 @@ class CompactNetwork(nn.Module):
         """Channels of the parts of a `Detail`."""
         width = self.architecture.match_width
         fine = width * FINE**2 if self._fineness(size) > 1 else 0
-        return [width, fine, CELL_WIDTH, 4 * SKIP_WIDTH, 1]
+        return [width, fine, CELL_WIDTH, 4 * SKIP_WIDTH, 1, 64]
 
     def _log_depth(self, view: EncodedViews) -> Tensor:
         """(B, N) bounded log of the guessed z-depth of each cell, float32."""

@@ -30,8 +30,9 @@ class PretrainConfig:
     """Seed of weights, scenes and augmentation."""
     device: str = "cpu"
     """torch device."""
-    half_precision: bool = True
-    """Compute in bfloat16 with float32 master weights."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network, whose master weights are float32; auto is bfloat16 where the device has instructions
+    for it, without which a CPU takes twenty times as long."""
     threads: int = 1
     """CPU threads."""
     workers: int = 0

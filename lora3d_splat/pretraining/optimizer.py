@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lora3d_splat.precision import has_bfloat16
+
 MOMENTUM = 0.95
 WEIGHT_DECAY = 0.02
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -12,9 +14,10 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrices, approximately, of (B, r, c) by Newton-Schulz in bfloat16."""
+    """Nearest semi-orthogonal matrices, approximately, of (B, r, c) by Newton-Schulz, in bfloat16 where the device has
+    instructions for it."""
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if has_bfloat16(matrices.device) else matrices
     tall = x.shape[1] > x.shape[2]
     x = x.transpose(1, 2) if tall else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
