@@ -82,3 +82,18 @@ def test_a_tight_prior_holds_and_a_loose_one_lets_go():
     assert rotation_angle_deg(held.rotation[0], torch.eye(3)) < 1.0
     free = relative_pose(first, second, Prior(0.25, 0.2, *expected, turn=1.0, shift=1.0), [expected])
     assert rotation_angle_deg(free.rotation[0], R) < 1.0
+
+
+def test_exact_places_do_not_narrow_the_way_there():
+    (first, second), R, _ = sight(400, 35.0, 0.1, 0.3)
+    sharp = [Sightings(s.rays, s.depth, s.seen, s.sigma / 20, s.weight) for s in (first, second)]
+    assert rotation_angle_deg(relative_pose(*sharp, Prior(0.25, 0.2)).rotation[0], R) < 0.2
+
+
+def test_mirrored_pictures_have_the_mirrored_pose():
+    sides, _, _ = sight(200, 20.0, 0.1, 0.1)
+    left_right = torch.tensor([-1.0, 1.0, 1.0])
+    mirrored = [Sightings(s.rays * left_right, s.depth, s.seen * left_right[:2], s.sigma, s.weight) for s in sides]
+    found, expected = relative_pose(*mirrored, Prior(0.25, 0.2)), relative_pose(*sides, Prior(0.25, 0.2)).mirrored()
+    assert rotation_angle_deg(found.rotation[0], expected.rotation[0]) < 0.01
+    assert torch.allclose(found.translation, expected.translation, atol=1e-4)

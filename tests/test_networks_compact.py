@@ -22,7 +22,7 @@ from lora3d_splat.networks.compact import (
     overlap,
 )
 from lora3d_splat.networks.compact_layers import Window
-from lora3d_splat.networks.compact_settle import settling
+from lora3d_splat.networks.compact_settle import Matched, settled
 from lora3d_splat.synthetic.pairs import scene_pairs
 from lora3d_splat.synthetic.render import render_scene
 
@@ -168,13 +168,16 @@ def test_settling_puts_a_displaced_view_where_the_matches_say():
         for seen in (seen_by_2, seen_by_1)
     ]
     half = so3_exp(0.5 * so3_log(R))
-    decoded = own[1] @ half.T + (middle - half @ middle)
-    guess = RelativePose(R[None], t[None], torch.zeros(1), torch.zeros(1))
-    move = settling(
-        (own[0], decoded), tuple(depth), torch.ones(1, len(rays)), tuple(windows), (rays, rays), focal, guess
-    )
-    assert (decoded - seen_by_1).norm(dim=-1).median() > 0.03
-    assert (move.apply(decoded) - seen_by_1).norm(dim=-1).median() < 0.01
+    lean = (0.1 * rays[:, :1] / rays[:, 0].max()).exp()
+    reference, decoded = own[0] * lean, own[1] @ half.T + (middle - half @ middle)
+    pose = RelativePose(R[None], t[None], torch.zeros(1), torch.zeros(1))
+    matched = Matched((grid, grid), (depth[0], depth[1]), (windows[0], windows[1]), focal, pose)
+    shape = (1, *grid)
+    found = settled(reference.view(*shape, 3), decoded.view(*shape, 3), torch.ones(shape), matched)
+    unit = own[0].norm(dim=-1).median() / found[0].flatten(1, 2).norm(dim=-1).median()
+    for before, after, true in zip((reference, decoded), found, (own[0], seen_by_1), strict=True):
+        assert (before - true).norm(dim=-1).median() > 0.03
+        assert (unit * after.flatten(1, 2) - true).norm(dim=-1).median() < 0.01
 
 
 def test_mirrored_pictures_give_mirrored_predictions(network: CompactNetwork) -> None:

@@ -24,8 +24,8 @@ START_ANGLES = (-40.0, -20.0, 20.0, 40.0)
 """degrees by which the starts walk around the scene, sideways and up"""
 BLUR = 0.02
 """added to the standard deviation of places, z = 1, while a start is sought; then it fades"""
-JUDGES = 64
-"""points of each view that choose among the starts"""
+JUDGES = 256
+"""points of each view, those of most weight, that choose among the starts"""
 LONGEST_STEP = 0.3
 """of a turn (radians), a shift (units of the depths) and the log scale, per round"""
 
@@ -53,10 +53,17 @@ class Sightings:
         """As if their places were known `sigma` less well."""
         return replace(self, sigma=(self.sigma.square() + sigma**2).sqrt())
 
-    def thinned(self, count: int) -> Sightings:
-        """About `count` of them, evenly spread over the picture."""
-        step = max(1, round(self.weight.shape[1] / count))
-        return Sightings(*(each[:, ::step] for each in vars(self).values()))
+    def best(self, count: int) -> Sightings:
+        """The `count` of most weight."""
+        rows = self.weight.topk(min(count, self.weight.shape[1]), dim=1).indices
+        wide = rows[..., None]
+        return Sightings(
+            self.rays.expand(len(rows), -1, -1).gather(1, wide.expand(-1, -1, 3)),
+            self.depth.gather(1, rows),
+            self.seen.gather(1, wide.expand(-1, -1, 2)),
+            self.sigma.gather(1, rows),
+            self.weight.gather(1, rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,20 @@ class RelativePose:
     """(B,)"""
     cost: Tensor
     """(B,) weighted mean of the bounded loss, in [0, 1]"""
+
+    def mirrored(self) -> RelativePose:
+        """Of the two pictures with left and right exchanged."""
+        sides = self.rotation.new_tensor([-1.0, 1.0, 1.0])
+        return replace(self, rotation=sides[:, None] * self.rotation * sides, translation=sides * self.translation)
+
+    def moved(self, step: Tensor) -> RelativePose:
+        """After a step (B, 7) of turn, shift and log scale."""
+        return replace(
+            self,
+            rotation=so3_exp(step[:, :3]) @ self.rotation,
+            translation=self.translation + step[:, 3:6],
+            log_scale=self.log_scale + step[:, 6],
+        )
 
     def best_of(self, starts: int) -> RelativePose:
         """The cheapest of every `starts` poses in a row."""
@@ -107,7 +128,7 @@ def relative_pose(
     """
     begun = _stacked(starts) if starts else _walks(first)
     count = len(begun.cost) // len(first.depth)
-    pose, many = begun, tuple(side.thinned(JUDGES).blurred(BLUR).repeated(count) for side in (first, second))
+    pose, many = begun, tuple(side.best(JUDGES).blurred(BLUR).repeated(count) for side in (first, second))
     repeated = prior._replace(
         rotation=None if prior.rotation is None else prior.rotation.repeat_interleave(count, 0),
         translation=None if prior.translation is None else prior.translation.repeat_interleave(count, 0),
@@ -139,10 +160,14 @@ def _walks(first: Sightings) -> RelativePose:
     return RelativePose(turns, middle - (turns @ middle[..., None])[..., 0], zero, zero)
 
 
-def _whitened(pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: float) -> tuple[Tensor, Tensor]:
-    """Residuals (B, N, 2) in standard deviations, and their derivatives (B, N, 2, 7) by turn, shift and log scale.
+def whitened(
+    pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Residuals in standard deviations, and what they depend on.
 
-    `inverse`: the points are view 1's, seen by view 2; else the other way round.
+    Residuals (B, N, 2); their derivatives (B, N, 2, 7) by turn, shift and log scale; and (B, N, 2) by the log of the
+    depth; and how far a place moves with the log of the depth, (B, N), z = 1. `inverse`: the points are view 1's, seen
+    by view 2; else the other way round.
     """
     own, R = side.rays * side.depth[..., None], pose.rotation
     if inverse:
@@ -161,18 +186,27 @@ def _whitened(pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: f
     image = Y[..., :2] / Z
     changes = torch.cat([by_turn, by_shift, by_scale[..., None], by_depth[..., None]], dim=-1)  # B, N, 3, 8
     J = (changes[..., :2, :] - image[..., None] * changes[..., 2:, :]) / Z[..., None]
-    along = J[..., 7]
-    length = along.square().sum(-1, keepdim=True).clamp(min=1e-18).sqrt()
-    along = along / length
-    shrink = 1 - (1 + (depth_sigma * length / side.sigma[..., None]) ** 2).rsqrt()
-    both = torch.cat([(image - side.seen)[..., None], J[..., :7]], dim=-1)
+    parallax = J[..., 7].square().sum(-1, keepdim=True).clamp(min=1e-18).sqrt()
+    along = J[..., 7] / parallax
+    shrink = 1 - (1 + (depth_sigma * parallax / side.sigma[..., None]) ** 2).rsqrt()
+    both = torch.cat([(image - side.seen)[..., None], J], dim=-1)
     white = both - (shrink * along)[..., None] * (along[..., None, :] @ both)
     white = white / side.sigma[..., None, None]
-    return white[..., 0], white[..., 1:]
+    return white[..., 0], white[..., 1:8], white[..., 8], parallax[..., 0]
 
 
 def _improved(pose: RelativePose, first: Sightings, second: Sightings, prior: Prior) -> RelativePose:
     """One step of re-weighted Gauss-Newton."""
+    H, g = prior_equations(pose, first, prior)
+    for side, inverse in ((first, True), (second, False)):
+        r, J, _, _ = whitened(pose, side, inverse, prior.depth)
+        more_H, more_g = normal_equations(r, J, side.weight * kept(r))
+        H, g = H + more_H, g + more_g
+    return pose.moved(limited_step(H, g, 1e-5))
+
+
+def prior_equations(pose: RelativePose, first: Sightings, prior: Prior) -> tuple[Tensor, Tensor]:
+    """(B, 7, 7) and (B, 7) of what is known beforehand of turn, shift and log scale."""
     eye = torch.eye(7, device=pose.rotation.device)
     H, g = 1e-4 * eye.repeat(len(pose.rotation), 1, 1), pose.rotation.new_zeros(len(pose.rotation), 7)
     H[:, 6, 6] += prior.scale**-2
@@ -183,17 +217,12 @@ def _improved(pose: RelativePose, first: Sightings, second: Sightings, prior: Pr
         gap = [so3_log(pose.rotation @ prior.rotation.transpose(1, 2)), pose.translation - prior.translation]
         H[:, range(6), range(6)] += tight
         g[:, :6] += tight * torch.cat(gap, dim=1)
-    for side, inverse in ((first, True), (second, False)):
-        r, J = _whitened(pose, side, inverse, prior.depth)
-        more_H, more_g = normal_equations(r, J, side.weight / (1 + r.square().sum(-1) / OUTLIER) ** 2)
-        H, g = H + more_H, g + more_g
-    step = limited_step(H, g, 1e-5)
-    return replace(
-        pose,
-        rotation=so3_exp(step[:, :3]) @ pose.rotation,
-        translation=pose.translation + step[:, 3:6],
-        log_scale=pose.log_scale + step[:, 6],
-    )
+    return H, g
+
+
+def kept(residuals: Tensor) -> Tensor:
+    """The share of its weight (B, N) that a match of whitened residual (B, N, 2) keeps (Geman-McClure)."""
+    return (1 + residuals.square().sum(-1) / OUTLIER) ** -2
 
 
 def normal_equations(residuals: Tensor, J: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +243,7 @@ def _scored(pose: RelativePose, first: Sightings, second: Sightings, depth_sigma
     """The pose with its cost."""
     total, weights = torch.zeros_like(pose.log_scale), torch.zeros_like(pose.log_scale)
     for side, inverse in ((first, True), (second, False)):
-        r, _ = _whitened(pose, side, inverse, depth_sigma)
+        r, *_ = whitened(pose, side, inverse, depth_sigma)
         squared = r.square().sum(-1)
         total, weights = total + (side.weight * squared / (OUTLIER + squared)).sum(1), weights + side.weight.sum(1)
     return replace(pose, cost=total / weights.clamp(min=1e-9))

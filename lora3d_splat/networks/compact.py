@@ -19,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lora3d_splat.errors import CheckpointError, InputError
-from lora3d_splat.geometry.relative_pose import RelativePose, Sightings, relative_pose
-from lora3d_splat.geometry.two_view_depth import matched_depths
+from lora3d_splat.geometry.relative_pose import RelativePose, relative_pose
 from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.networks.compact_layers import (
     CELL_WIDTH,
@@ -33,7 +32,6 @@ from lora3d_splat.networks.compact_layers import (
     GuidedDecoderBlock,
     PointHead,
     Stem,
-    Window,
     best_windows,
     cell_centres,
     cells_to_tokens,
@@ -42,7 +40,7 @@ from lora3d_splat.networks.compact_layers import (
     sightings,
     tokens_to_cells,
 )
-from lora3d_splat.networks.compact_settle import at_cells, settling
+from lora3d_splat.networks.compact_settle import Matched, settled
 from lora3d_splat.networks.compact_subpixel import sharpened
 from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles, token_positions
 
@@ -149,44 +147,17 @@ class Detail(NamedTuple):
     """(B, 64, h, w) packed mean of the picture's channels"""
 
 
-class FinestMatches(NamedTuple):
-    """Matches at the cells that poses are read from. No gradient."""
+class Seen(NamedTuple):
+    """What a pair is known by before anything is decoded. Float32."""
 
-    grids: tuple[tuple[int, int], tuple[int, int]]
-    """rows and columns of the reference's and of the other view's cells"""
-    depths: tuple[Tensor, Tensor]
-    """(B, N) and (B, M) guessed z-depth"""
-    windows: tuple[Window, Window]
-
-    def pose(self) -> RelativePose:
-        """Of the other view in the reference's frame, with the guessed depths."""
-        return relative_pose(*self._sightings(), GUESSED)
-
-    def nudges(self, pose: RelativePose, grids: tuple[tuple[int, int], tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """What the matches change at the logs of the guessed depths, (B, n) and (B, m), at the cells of `grids`."""
-        depths = matched_depths(pose, *self._sightings(), GUESSED.depth)
-        changes = [
-            F.adaptive_avg_pool2d((found / guess).log().unflatten(1, own), grid).flatten(1)
-            for found, guess, own, grid in zip(depths, self.depths, self.grids, grids, strict=True)
-        ]
-        return changes[0], changes[1]
-
-    def _sightings(self) -> list[Sightings]:
-        """Of both views, with the guessed depths."""
-        focal = self.depths[0].new_full((1,), 2 * START_FOCAL)
-        points = [ray * depth[..., None] for ray, depth in zip(self._rays(), self.depths, strict=True)]
-        return [sightings(each, window, focal) for each, window in zip(points, self.windows, strict=True)]
-
-    def settled(self, reference: Tensor, other: Tensor, confidence: Tensor, guess: RelativePose) -> Tensor:
-        """The other view's decoded points (B, h, w, 3) in the pose that the matches give decoded depths."""
-        rays = self._rays()
-        cells = [at_cells(each.detach(), grid) for each, grid in zip((reference, other), self.grids, strict=True)]
-        weight = at_cells(confidence.detach()[..., None], self.grids[1])[..., 0]
-        move = settling((cells[0], cells[1]), self.depths, weight, self.windows, rays, 2 * START_FOCAL, guess)
-        return move.apply(other.flatten(1, 2)).view_as(other)
-
-    def _rays(self) -> tuple[Tensor, Tensor]:
-        return cell_rays(*self.grids[0], self.depths[0]), cell_rays(*self.grids[1], self.depths[1])
+    views: tuple[EncodedViews, EncodedViews]
+    """reference and other"""
+    logits: Tensor
+    """(B, N, M), with gradient"""
+    matches: tuple[Correspondence, Correspondence]
+    """from the reference's cells to the other view's, and back"""
+    log_depth: tuple[Tensor, Tensor]
+    """(B, N) and (B, M), with gradient"""
 
 
 class CompactNetwork(nn.Module):
@@ -280,13 +251,21 @@ class CompactNetwork(nn.Module):
     def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
         """Decode B ordered pairs at stride 2, with the match logits.
 
-        What is decoded settles on the matches (`compact_settle`) and is averaged with what mirrored pictures give, but
+        What is decoded is averaged with what mirrored pictures give and settles on the matches (`compact_settle`), but
         not where gradients flow or with an adapter."""
         (reference, *mirrored), (other, *other_mirrored) = self._unpacked(reference), self._unpacked(other)
-        found = self._decode_half(reference, other)
-        if not mirrored or not other_mirrored or self._learns():
+        shown = [self._seen(reference, other)]
+        if mirrored and other_mirrored and not self._learns():
+            shown.append(self._seen(mirrored[0], other_mirrored[0]))
+        with torch.autocast(reference.tokens.device.type, enabled=False):  # geometry needs all digits
+            matched = self._matched(shown)
+        found = self._decoded(shown[0], matched.pose)
+        for seen in shown[1:]:
+            found = found.averaged(self._decoded(seen, matched.pose.mirrored()))
+        if self._learns():
             return found
-        return found.averaged(self._decode_half(mirrored[0], other_mirrored[0]))
+        points = settled(found.points_reference, found.points_other, found.confidence_other, matched)
+        return replace(found, points_reference=points[0], points_other=points[1])
 
     def _unpacked(self, view: EncodedViews) -> list[EncodedViews]:
         """The view, and the mirrored one where it was encoded as well."""
@@ -299,28 +278,28 @@ class CompactNetwork(nn.Module):
             EncodedViews(view.size, cells_to_tokens(packed), view.positions, mirrored),
         ]
 
-    def _decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
-        """The same of the pictures as they are."""
-        with torch.autocast(reference.tokens.device.type, enabled=False):  # matches and geometry need all digits
+    def _seen(self, reference: EncodedViews, other: EncodedViews) -> Seen:
+        """Soft matches and guessed depths."""
+        with torch.autocast(reference.tokens.device.type, enabled=False):  # matches need all digits
             logits = self.match_logits(reference, other)
-            grids = cell_grid(reference), cell_grid(other)
-            match_1, match_2 = correspond(logits, *grids)
-            log_depth = self._log_depth(reference), self._log_depth(other)
-            finest = self._finest((reference, other), log_depth, (match_1.window, match_2.window))
-            pose = finest.pose()
-            rays = cell_rays(*grids[0], logits), cell_rays(*grids[1], logits)
-            nudges = finest.nudges(pose, grids)
-            guess = first_guess(rays, ((log_depth[0] + nudges[0]).exp(), (log_depth[1] + nudges[1]).exp()), pose)
+            matches = correspond(logits, cell_grid(reference), cell_grid(other))
+            return Seen((reference, other), logits, matches, (self._log_depth(reference), self._log_depth(other)))
+
+    def _decoded(self, seen: Seen, pose: RelativePose) -> CompactOutput:
+        """From a pose."""
+        reference, other = seen.views
+        (match_1, match_2), logits = seen.matches, seen.logits
+        with torch.autocast(logits.device.type, enabled=False):  # geometry needs all digits
+            rays = cell_rays(*cell_grid(reference), logits), cell_rays(*cell_grid(other), logits)
+            guess = first_guess(rays, (seen.log_depth[0].exp(), seen.log_depth[1].exp()), pose)
         cells_1, x = self._enter(reference, other, match_1, guess, 0)
         cells_2, y = self._enter(other, reference, match_2, guess, 1)
         x, y = self._converse(x, y, (reference.positions, other.positions), (match_1.guide, match_2.guide))
         points_1, confidence_1 = self._points(x, cells_1, reference, guess.points_reference)
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
-        if not self._learns():
-            points_2 = finest.settled(points_1, points_2, confidence_2, pose)
         cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
         cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
-        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, log_depth[0], cycle)
+        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, seen.log_depth[0], cycle)
 
     def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
         """Scaled cosine similarity (B, N, M) in float32 between the stride-8 cells of two views."""
@@ -332,21 +311,27 @@ class CompactNetwork(nn.Module):
         return self.match_sharpness.float().exp() * (first.transpose(1, 2) @ second)
 
     @torch.no_grad()
-    def _finest(
-        self, views: tuple[EncodedViews, EncodedViews], log_depth: tuple[Tensor, Tensor], coarse: tuple[Window, Window]
-    ) -> FinestMatches:
-        """The finest matches there are."""
-        grids, windows, depth = [cell_grid(view) for view in views], coarse, list(log_depth)
-        finest = [self._fineness(view.size) for view in views]
-        if max(finest) > 1:
-            for side, factor in enumerate(finest):
-                maps = depth[side].unflatten(1, (1, *grids[side]))
-                depth[side] = F.interpolate(maps, scale_factor=float(factor), mode="bilinear").flatten(1)
-                grids[side] = factor * grids[side][0], factor * grids[side][1]
-            windows = best_windows(self._similarity(*(self._fine(view) for view in views)), *grids)
-        pictures = [F.pixel_shuffle(self._split(view).grey.float(), 8) for view in views]
+    def _matched(self, shown: list[Seen]) -> Matched:
+        """The finest matches of a pair as it is and, where there are two, as it is mirrored; and its pose by them."""
+        grids, depths, pictures, features = [], [], [], []
+        for side, view in enumerate(shown[0].views):
+            factor, grid = self._fineness(view.size), cell_grid(view)
+            logs = [seen.log_depth[side].unflatten(1, (1, *grid)) for seen in shown]
+            depth = torch.stack([_upright(log, turn) for turn, log in enumerate(logs)]).mean(0)
+            depth = F.interpolate(depth, scale_factor=float(factor), mode="bilinear")
+            grids.append((factor * grid[0], factor * grid[1]))
+            depths.append(depth.flatten(1).exp())
+            pictures.append(F.pixel_shuffle(self._split(view).grey.float(), 8))
+            seen = [F.normalize(self._fine(each.views[side]).float(), dim=1) for each in shown]
+            features.append(torch.cat([_upright(each, turn) for turn, each in enumerate(seen)], dim=1))
+        windows = best_windows(self._similarity(*features), *grids)
         windows = sharpened(windows, (pictures[0], pictures[1]), (grids[0], grids[1]))
-        return FinestMatches((grids[0], grids[1]), (depth[0].exp(), depth[1].exp()), windows)
+        focal = 2 * START_FOCAL
+        points = [cell_rays(*grid, depth) * depth[..., None] for grid, depth in zip(grids, depths, strict=True)]
+        views = [
+            sightings(each, way, depths[0].new_full((1,), focal)) for each, way in zip(points, windows, strict=True)
+        ]
+        return Matched((grids[0], grids[1]), (depths[0], depths[1]), windows, focal, relative_pose(*views, GUESSED))
 
     def _fineness(self, size: tuple[int, int]) -> int:
         """How many times a picture of (H, W) pixels is enlarged for its finest matches.
@@ -431,6 +416,11 @@ def token_grid(view: EncodedViews) -> tuple[int, int]:
 def cell_grid(view: EncodedViews) -> tuple[int, int]:
     """(rows, columns) of the stride-8 cells."""
     return view.size[0] // 8, view.size[1] // 8
+
+
+def _upright(maps: Tensor, turn: int) -> Tensor:
+    """Maps (..., W) of a picture as it is (0) or mirrored (1), as they lie in the picture as it is."""
+    return maps.flip(-1) if turn else maps
 
 
 def cell_rays(rows: int, columns: int, like: Tensor) -> Tensor:

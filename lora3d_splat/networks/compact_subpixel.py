@@ -79,7 +79,7 @@ def _sharpened(window: Window, own: Tensor, other: Tensor, grid: tuple[int, int]
 
 
 def bending(centres: Tensor, window: Window, grid: tuple[int, int]) -> Tensor:
-    """(B, N, 2, 2): how places of matches change with cell centres (N, 2), by weighted least squares over neighbours."""
+    """(B, N, 2, 2): how places of matches change with cell centres (N, 2), by least squares over neighbours."""
     moments = torch.cat([torch.ones_like(window.trust)[..., None], centres.expand_as(window.place), window.place], -1)
     moments = (moments[..., :, None] * moments[..., None, :3]).flatten(2) * window.trust[..., None]
     maps = F.pad(moments.transpose(1, 2).unflatten(2, grid), [REACH] * 4)
@@ -94,7 +94,7 @@ def bending(centres: Tensor, window: Window, grid: tuple[int, int]) -> Tensor:
 
 
 def _levelled(patches: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Patches (..., P) with mean 0 and variance 1 as weighted by `share` (P,), and what they were divided by (..., 1)."""
+    """Patches (..., P) of mean 0 and variance 1, weighted by `share` (P,), and what they were divided by (..., 1)."""
     level = patches - (patches * share).sum(-1, keepdim=True)
     contrast = (level.square() * share).sum(-1, keepdim=True).sqrt().clamp(min=LEAST_CONTRAST)
     return level / contrast, contrast
