@@ -128,14 +128,15 @@ def relative_pose(
     """
     begun = _stacked(starts) if starts else _walks(first)
     count = len(begun.cost) // len(first.depth)
-    pose, many = begun, tuple(side.best(JUDGES).blurred(BLUR).repeated(count) for side in (first, second))
+    pose = begun
+    judge_1, judge_2 = (side.best(JUDGES).blurred(BLUR).repeated(count) for side in (first, second))
     repeated = prior._replace(
         rotation=None if prior.rotation is None else prior.rotation.repeat_interleave(count, 0),
         translation=None if prior.translation is None else prior.translation.repeat_interleave(count, 0),
     )
     for _ in range(rounds // 3):
-        pose = _improved(pose, *many, repeated)
-    pose = _scored(pose, *many, prior.depth).best_of(count)
+        pose = _improved(pose, judge_1, judge_2, repeated)
+    pose = _scored(pose, judge_1, judge_2, prior.depth).best_of(count)
     for left in reversed(range(rounds - rounds // 3)):
         blur = BLUR * 2.0 ** (left + 1 + rounds // 3 - rounds) if left else 0.0
         pose = _improved(pose, first.blurred(blur), second.blurred(blur), prior)

@@ -69,7 +69,8 @@ def bending(
     fields = [torch.zeros_like(first.depth[:, :TERMS]) for _ in bases]
     for round_ in range(rounds):
         blur = BLUR * 2.0**-round_ if round_ < rounds - 2 else 0.0
-        (H, g), weight, parallax = _padded(*prior_equations(pose, first, prior)), 0.0, 0.0
+        H, g = _padded(*prior_equations(pose, first, prior))
+        weight, parallax = torch.zeros_like(g[:, 0]), torch.zeros_like(g[:, 0])
         for side, (seen, basis) in enumerate(zip((first, second), bases, strict=True)):
             sharp = replace(seen.blurred(blur), depth=seen.depth * (fields[side] @ basis.T).exp())
             r, J, by_depth, moves = whitened(pose, sharp, side == 0, prior.depth)

@@ -324,14 +324,14 @@ class CompactNetwork(nn.Module):
             pictures.append(F.pixel_shuffle(self._split(view).grey.float(), 8))
             seen = [F.normalize(self._fine(each.views[side]).float(), dim=1) for each in shown]
             features.append(torch.cat([_upright(each, turn) for turn, each in enumerate(seen)], dim=1))
-        windows = best_windows(self._similarity(*features), *grids)
+        windows = best_windows(self._similarity(features[0], features[1]), grids[0], grids[1])
         windows = sharpened(windows, (pictures[0], pictures[1]), (grids[0], grids[1]))
         focal = 2 * START_FOCAL
         points = [cell_rays(*grid, depth) * depth[..., None] for grid, depth in zip(grids, depths, strict=True)]
-        views = [
-            sightings(each, way, depths[0].new_full((1,), focal)) for each, way in zip(points, windows, strict=True)
-        ]
-        return Matched((grids[0], grids[1]), (depths[0], depths[1]), windows, focal, relative_pose(*views, GUESSED))
+        lens = depths[0].new_full((1,), focal)
+        first, second = (sightings(each, window, lens) for each, window in zip(points, windows, strict=True))
+        pose = relative_pose(first, second, GUESSED)
+        return Matched((grids[0], grids[1]), (depths[0], depths[1]), windows, focal, pose)
 
     def _fineness(self, size: tuple[int, int]) -> int:
         """How many times a picture of (H, W) pixels is enlarged for its finest matches.

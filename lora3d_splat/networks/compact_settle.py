@@ -57,13 +57,13 @@ def settled(reference: Tensor, other: Tensor, confidence: Tensor, matched: Match
     mine = (other - camera.translation[:, None, None]) @ camera.rotation[:, None]
     focal = matched.focal * _focal(cells[0], rays[0])
     maps = [reference[..., 2], mine[..., 2]]
-    sides = [
+    first, second = (
         _sightings(depth, grid, window, focal) for depth, grid, window in zip(maps, grids, matched.windows, strict=True)
-    ]
-    unit = (sides[0].depth.log().median(1).values - matched.depths[0].log().median(1).values).exp()
+    )
+    unit = (first.depth.log().median(1).values - matched.depths[0].log().median(1).values).exp()
     starts = [(camera.rotation, camera.translation), (guess.rotation, unit[:, None] * guess.translation)]
     prior = DECODED._replace(rotation=camera.rotation, translation=camera.translation)
-    found = bending(relative_pose(*sides, prior, starts), *sides, grids, prior)
+    found = bending(relative_pose(first, second, prior, starts), first, second, grids, prior)
     own = [_bent(depth, field, focal) for depth, field in zip(maps, found.fields, strict=True)]
     there = own[1].flatten(1, 2) * found.pose.log_scale.exp()[:, None, None]
     there = there @ found.pose.rotation.transpose(1, 2) + found.pose.translation[:, None]
