@@ -224,6 +224,16 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_for_devices_that_have_it(tmp_path: Path, monkeypatch, able: bool) -> None:
+    monkeypatch.setattr("lora3d_splat.pretraining.trainer.has_bfloat16", lambda device: able)
+    trainer = Trainer(replace(tiny(tmp_path), precision="auto"))
+    assert next(trainer.worker.parameters()).dtype == (torch.bfloat16 if able else torch.float32)
+    assert next(trainer.master.parameters()).dtype == torch.float32
+    asked = Trainer(replace(tiny(tmp_path), precision="bfloat16"))
+    assert next(asked.worker.parameters()).dtype == torch.bfloat16
+
+
 def test_a_resumed_run_keeps_its_scenes(tmp_path: Path) -> None:
     """A checkpoint says which scenes it was trained on; one that does not is of the time when all were plain."""
     trainer = Trainer(replace(tiny(tmp_path), scenes="rich"))
