@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lora3d_splat.networks.compact_layers import Window, cell_centres
-from lora3d_splat.networks.compact_subpixel import bending, sharpened
+from lora3d_splat.networks.compact_subpixel import patch_bends, sharpened
 
 HEIGHT, WIDTH = 96, 128
 GRID = (HEIGHT // 4, WIDTH // 4)
@@ -108,7 +108,7 @@ def test_another_picture_is_not_trusted():
 def test_neighbours_say_how_a_patch_is_bent():
     centres = cell_centres(*GRID, torch.device("cpu"))
     window = guessed((centres @ TURNED.T + 0.1)[None], 0.1)
-    bend = bending(centres, window, GRID)[inner(centres[None])]
+    bend = patch_bends(centres, window, GRID)[inner(centres[None])]
     assert (bend - TURNED).abs().mean() < 0.05
     folded = guessed((centres * torch.tensor([-1.0, 1.0]))[None], 0.0)
-    assert torch.allclose(bending(centres, folded, GRID), UPRIGHT.expand(1, len(centres), 2, 2))
+    assert torch.allclose(patch_bends(centres, folded, GRID), UPRIGHT.expand(1, len(centres), 2, 2))

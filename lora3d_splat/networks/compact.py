@@ -33,14 +33,13 @@ from lora3d_splat.networks.compact_layers import (
     PointHead,
     Stem,
     best_windows,
-    cell_centres,
     cells_to_tokens,
     correspond,
     first_guess,
     sightings,
     tokens_to_cells,
 )
-from lora3d_splat.networks.compact_settle import Matched, settled
+from lora3d_splat.networks.compact_settle import Matched, pixel_rays, settled
 from lora3d_splat.networks.compact_subpixel import sharpened
 from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles, token_positions
 
@@ -324,7 +323,10 @@ class CompactNetwork(nn.Module):
             pictures.append(F.pixel_shuffle(self._split(view).grey.float(), 8))
             seen = [F.normalize(self._fine(each.views[side]).float(), dim=1) for each in shown]
             features.append(torch.cat([_upright(each, turn) for turn, each in enumerate(seen)], dim=1))
-        windows = best_windows(self._similarity(features[0], features[1]), grids[0], grids[1])
+        if len(shown) == 1 and grids == [cell_grid(view) for view in shown[0].views]:
+            windows = shown[0].matches[0].window, shown[0].matches[1].window
+        else:
+            windows = best_windows(self._similarity(features[0], features[1]), grids[0], grids[1])
         windows = sharpened(windows, (pictures[0], pictures[1]), (grids[0], grids[1]))
         focal = 2 * START_FOCAL
         points = [cell_rays(*grid, depth) * depth[..., None] for grid, depth in zip(grids, depths, strict=True)]
@@ -425,8 +427,7 @@ def _upright(maps: Tensor, turn: int) -> Tensor:
 
 def cell_rays(rows: int, columns: int, like: Tensor) -> Tensor:
     """(rows * columns, 3) points at z = 1 on the rays of grid centres, for the focal length of the first guess."""
-    centres = cell_centres(rows, columns, like.device) / (2 * START_FOCAL)
-    return torch.cat([centres, torch.ones_like(centres[:, :1])], dim=-1)
+    return pixel_rays(rows, columns, like, 2 * START_FOCAL)
 
 
 def enlarge(points: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ def settled(reference: Tensor, other: Tensor, confidence: Tensor, matched: Match
     `confidence` (B, k, l) weighs the other view's.
     """
     grids, guess, like = matched.grids, matched.pose, confidence
-    rays = [pixel_rays(*grid, like) / like.new_tensor([matched.focal, matched.focal, 1]) for grid in grids]
+    rays = [pixel_rays(*grid, like, matched.focal) for grid in grids]
     cells = [at_cells(each, grid) for each, grid in zip((reference, other), grids, strict=True)]
     weight = at_cells(confidence[..., None], grids[1])[..., 0]
     near = weighted_similarity(rays[1] * matched.depths[1][..., None], cells[1], weight)
@@ -97,9 +97,9 @@ def _focal(points: Tensor, rays: Tensor) -> Tensor:
     return rays[:, :2].square().sum() / (seen * rays[:, :2]).sum((1, 2)).clamp(min=1e-6)
 
 
-def pixel_rays(rows: int, columns: int, like: Tensor) -> Tensor:
-    """(rows * columns, 3) points at z = 1 on the rays of grid centres, for a focal length of half a long side."""
-    centres = cell_centres(rows, columns, like.device)
+def pixel_rays(rows: int, columns: int, like: Tensor, focal: float = 1.0) -> Tensor:
+    """(rows * columns, 3) points at z = 1 on the rays of grid centres; `focal` length with half a long side as 1."""
+    centres = cell_centres(rows, columns, like.device) / focal
     return torch.cat([centres, torch.ones_like(centres[:, :1])], dim=-1)
 
 

@@ -50,7 +50,7 @@ def sharpened(
 def _sharpened(window: Window, own: Tensor, other: Tensor, grid: tuple[int, int]) -> Window:
     """The same of the cells of the picture `own`."""
     centres = cell_centres(*grid, own.device)
-    bend = bending(centres, window, grid)
+    bend = patch_bends(centres, window, grid)
     x, y = torch.meshgrid(*[torch.arange(-RADIUS, RADIUS + 1.0, device=own.device)] * 2, indexing="xy")
     offsets = torch.stack([x, y], dim=-1).flatten(0, 1)
     share = (-1.1 * offsets.square().sum(-1) / RADIUS**2).exp()
@@ -78,7 +78,7 @@ def _sharpened(window: Window, own: Tensor, other: Tensor, grid: tuple[int, int]
     return Window(_places(place, other), left, window.mass, window.trust * alike.clamp(0.05, 1))
 
 
-def bending(centres: Tensor, window: Window, grid: tuple[int, int]) -> Tensor:
+def patch_bends(centres: Tensor, window: Window, grid: tuple[int, int]) -> Tensor:
     """(B, N, 2, 2): how places of matches change with cell centres (N, 2), by least squares over neighbours."""
     moments = torch.cat([torch.ones_like(window.trust)[..., None], centres.expand_as(window.place), window.place], -1)
     moments = (moments[..., :, None] * moments[..., None, :3]).flatten(2) * window.trust[..., None]

@@ -32,7 +32,7 @@ class PretrainConfig:
     """torch device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network, whose master weights are float32; auto is bfloat16 where the device has instructions
-    for it, without which a CPU takes twenty times as long."""
+    for it, without which a CPU takes about eight times as long."""
     threads: int = 1
     """CPU threads."""
     workers: int = 0

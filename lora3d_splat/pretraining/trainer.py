@@ -61,7 +61,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.master = self._first_weights().to(config.device)
         self.average = copy.deepcopy(self.master).eval().requires_grad_(False)
-        self.worker = copy.deepcopy(self.master).to(torch.bfloat16) if self._half() else self.master
+        self.worker = copy.deepcopy(self.master).to(torch.bfloat16) if self._asks_for_half() else self.master
         self.optimizers = make_optimizers(self.master, config.muon_rate, config.adam_rate)
         self.steps, self.pairs, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, float]] = []
@@ -74,7 +74,7 @@ class Trainer:
             return CompactNetwork(config.architecture)
         return deepen(load_compact(config.initial), config.architecture).train()
 
-    def _half(self) -> bool:
+    def _asks_for_half(self) -> bool:
         """Whether the network computes in bfloat16, beside its master weights."""
         asked = self.config.precision
         return has_bfloat16(torch.device(self.config.device)) if asked == "auto" else asked == "bfloat16"
@@ -111,7 +111,7 @@ class Trainer:
         """Gradients to the master weights, one optimiser step, weights back to the worker and into the average."""
         for master, worker in zip(self.master.parameters(), self.worker.parameters(), strict=True):
             master.grad = None if worker.grad is None else worker.grad.float()
-            if self._half():
+            if self.worker is not self.master:
                 worker.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self.master.parameters(), 20.0)
         if norm < WILD:
@@ -123,7 +123,7 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.steps) / (10 + self.steps))
         masters = list(self.master.parameters())
         torch._foreach_lerp_(list(self.average.parameters()), masters, 1 - decay)
-        if self._half():
+        if self.worker is not self.master:
             torch._foreach_copy_(list(self.worker.parameters()), masters)
 
     def save(self, path: Path) -> None:
@@ -156,7 +156,7 @@ class Trainer:
         if state["slots"]:
             slots = [(seed, (size[0], size[1])) for seed, size in state["slots"]]
             self.pool = ScenePool(self.config, slots, state["rendered"])
-        if self._half():
+        if self.worker is not self.master:
             masters: list[Tensor] = list(self.master.parameters())
             with torch.no_grad():
                 torch._foreach_copy_(list(self.worker.parameters()), masters)
