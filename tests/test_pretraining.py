@@ -35,7 +35,7 @@ from lora3d_splat.pretraining.evaluation import (
     pair_errors,
     training_mean,
 )
-from lora3d_splat.pretraining.losses import depth_loss, match_accuracy, match_loss, point_loss
+from lora3d_splat.pretraining.losses import WORST, depth_loss, match_accuracy, match_loss, point_loss, relative_errors
 from lora3d_splat.pretraining.optimizer import orthogonalise
 from lora3d_splat.pretraining.preview import CAPTION, GAP, TILE, write_preview
 from lora3d_splat.pretraining.run import command
@@ -77,9 +77,17 @@ def perfect(batch: PairBatch, scale: float = 1.0) -> CompactOutput:
     logits = torch.zeros(len(batch.valid), cells, cells)
     logits.scatter_add_(2, batch.match_index, 50 * batch.match_weight)
     depth = batch.cell_depth.clamp(min=1e-6).log() + 0.7
-    other = batch.partner(batch.points_partner)
-    points = scale * batch.points_own
-    return CompactOutput(points, confidence, scale * other, confidence, logits, depth, torch.ones(len(points)))
+    with torch.no_grad():
+        guessed = forward_pairs(CompactNetwork(TINY), batch)
+    return replace(
+        guessed,
+        points_reference=scale * batch.points_own,
+        points_other=scale * batch.partner(batch.points_partner),
+        confidence_reference=confidence,
+        confidence_other=confidence,
+        match_logits=logits,
+        log_depth_reference=depth,
+    )
 
 
 def test_point_loss_ignores_the_unit_of_length(batch: PairBatch) -> None:
@@ -116,6 +124,24 @@ def test_point_loss_minimum_over_confidence_is_alpha_over_error(batch: PairBatch
     ]
     best = int(torch.stack(losses).argmin())
     assert 0 < best < len(candidates) - 1
+
+
+def test_confidence_learns_from_what_has_settled(batch: PairBatch) -> None:
+    """Where points settle, confidence is pulled to what they err then, and points as without."""
+    torch.manual_seed(0)
+    found = forward_pairs(CompactNetwork(TINY), batch)
+    judged = relative_errors(*found.settled(), batch)[1].clamp(max=WORST)
+    slopes = {}
+    for settle in (False, True):
+        points = found.points_other.detach().requires_grad_()
+        confidence = found.confidence_other.detach().requires_grad_()
+        output = replace(found, points_other=points, confidence_other=confidence)
+        slopes[settle] = torch.autograd.grad(point_loss(output, batch, 1.0, settle), [points, confidence])
+    torch.testing.assert_close(slopes[True][0], slopes[False][0])
+    valid = batch.partner(batch.valid)
+    expected = (judged - 1 / found.confidence_other)[valid] / valid.numel()
+    torch.testing.assert_close(slopes[True][1][valid], expected.detach())
+    assert not torch.allclose(slopes[True][1], slopes[False][1])
 
 
 def test_match_targets_agree_with_the_geometry(batch: PairBatch) -> None:

@@ -11,6 +11,7 @@ from lora3d_splat.synthetic.foreign_textures import FOREIGN
 from lora3d_splat.synthetic.pairs import counterparts, covisibility, scene_pairs, unproject
 from lora3d_splat.synthetic.raycast import CYLINDER, SPHERE
 from lora3d_splat.synthetic.render import SceneFeatures, cast, draw_lens, render_scene
+from lora3d_splat.synthetic.scenes import showpiece
 from lora3d_splat.synthetic.textures import SIZE as SIZE_OF_TEXTURE
 from lora3d_splat.synthetic.textures import atlas
 from lora3d_splat.synthetic.world import Look, WorldBuilder, turn
@@ -178,6 +179,20 @@ def test_everyday_lenses_are_mostly_those_of_phones() -> None:
     assert 0.59 < even.min() < even.max() < 1.38
     wide = render_scene(5, (32, 48), 2, features=SceneFeatures(everyday_lenses=1.0))
     assert not np.array_equal(wide.focal, render_scene(5, (32, 48), 2).focal)
+
+
+def test_a_showpiece_stands_alone_and_fills_the_picture_through_any_lens() -> None:
+    """There is nothing around it, no view is empty of it, and long lenses show it from as much farther off."""
+    features = SceneFeatures(showpieces=1.0, movers=1.0)
+    scenes = [render_scene(seed, (32, 48), 3, features=features) for seed in range(12)]
+    assert {scene.kind for scene in scenes} == {"showpiece"}
+    assert all(scene.moving is None for scene in scenes)
+    seen = np.array([(scene.depth > 0).mean((1, 2)) for scene in scenes])
+    assert seen.min() > 0.08
+    assert np.median(seen) < 0.7
+    stand = showpiece(WorldBuilder(np.random.default_rng(0), atlas("train")))
+    far = stand.stepped_back(2.0)
+    np.testing.assert_allclose(far.eye - far.target, 2 * (stand.eye - stand.target))
 
 
 @pytest.mark.parametrize("name", FOREIGN)

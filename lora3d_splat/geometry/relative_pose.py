@@ -216,7 +216,7 @@ def prior_equations(pose: RelativePose, first: Sightings, prior: Prior) -> tuple
         unit = (prior.shift * first.depth.median(1).values)[:, None] ** -2
         tight = torch.cat([torch.full_like(pose.translation, prior.turn**-2), unit.expand(-1, 3)], dim=1)
         gap = [so3_log(pose.rotation @ prior.rotation.transpose(1, 2)), pose.translation - prior.translation]
-        H[:, range(6), range(6)] += tight
+        H.diagonal(dim1=1, dim2=2)[:, :6] += tight
         g[:, :6] += tight * torch.cat(gap, dim=1)
     return H, g
 
@@ -236,7 +236,7 @@ def limited_step(H: Tensor, g: Tensor, damping: float) -> Tensor:
     """The Gauss-Newton step (B, P), no unknown by more than LONGEST_STEP; `damping` in mean diagonals of H."""
     eye = torch.eye(H.shape[-1], device=H.device)
     H = H + damping * H.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * eye
-    step = -torch.linalg.solve(H.double(), g.double()).float()
+    step = -torch.linalg.solve_ex(H.double(), g.double()).result.float()  # no wait for a GPU to say that it went well
     return step * (LONGEST_STEP / step.abs().amax(1, keepdim=True).clamp(min=LONGEST_STEP))
 
 

@@ -67,6 +67,8 @@ def bending(
     """The pose and the fields of least robust cost near `pose`, for sightings at the cells of `grids`. Float32."""
     bases = [terms(*grid, first.depth.device) for grid in grids]
     fields = [torch.zeros_like(first.depth[:, :TERMS]) for _ in bases]
+    unknowns = [torch.tensor([*range(7), *range(7 + k * TERMS, 7 + (k + 1) * TERMS)]) for k in range(2)]
+    unknowns = [rows.to(first.depth.device) for rows in unknowns]
     for round_ in range(rounds):
         blur = BLUR * 2.0**-round_ if round_ < rounds - 2 else 0.0
         H, g = _padded(*prior_equations(pose, first, prior))
@@ -77,12 +79,12 @@ def bending(
             weights = seen.weight * kept(r)
             both = torch.cat([J, by_depth[..., None] * basis[:, None]], dim=-1)
             more_H, more_g = normal_equations(r, both, weights)
-            rows = torch.cat([torch.arange(7), 7 + side * TERMS + torch.arange(TERMS)]).to(H.device)
+            rows = unknowns[side]
             H[:, rows[:, None], rows] += more_H
             g[:, rows] += more_g
             weight, parallax = weight + weights.sum(1), parallax + (weights * moves.clamp(max=MOST_PARALLAX)).sum(1)
         hold = _hold(H, parallax / weight.clamp(min=1e-9))
-        H[:, range(7, H.shape[1]), range(7, H.shape[1])] += hold
+        H.diagonal(dim1=1, dim2=2)[:, 7:] += hold
         g[:, 7:] += hold * torch.cat(fields, dim=1)
         step = limited_step(H, g, 1e-5)
         pose = pose.moved(step[:, :7])

@@ -98,6 +98,12 @@ class CompactOutput:
     cycle: Tensor
     """(B,) float32: mean chance, over the cells of both views, that the match of a cell's match is the cell itself,
     as if there were USUAL_CELLS"""
+    matched: Matched
+    """the finest matches and their pose, by which points settle"""
+
+    def settled(self) -> tuple[Tensor, Tensor]:
+        """Points of either view as the matches would have them (`compact_settle`), without gradient."""
+        return settled(self.points_reference, self.points_other, self.confidence_other, self.matched)
 
     def averaged(self, mirrored: CompactOutput) -> CompactOutput:
         """With points and confidence of the same pairs as decoded from mirrored pictures; the rest stays."""
@@ -258,13 +264,13 @@ class CompactNetwork(nn.Module):
             shown.append(self._seen(mirrored[0], other_mirrored[0]))
         with torch.autocast(reference.tokens.device.type, enabled=False):  # geometry needs all digits
             matched = self._matched(shown)
-        found = self._decoded(shown[0], matched.pose)
+        found = self._decoded(shown[0], matched, matched.pose)
         for seen in shown[1:]:
-            found = found.averaged(self._decoded(seen, matched.pose.mirrored()))
+            found = found.averaged(self._decoded(seen, matched, matched.pose.mirrored()))
         if self._learns():
             return found
-        points = settled(found.points_reference, found.points_other, found.confidence_other, matched)
-        return replace(found, points_reference=points[0], points_other=points[1])
+        points_reference, points_other = found.settled()
+        return replace(found, points_reference=points_reference, points_other=points_other)
 
     def _unpacked(self, view: EncodedViews) -> list[EncodedViews]:
         """The view, and the mirrored one where it was encoded as well."""
@@ -284,7 +290,7 @@ class CompactNetwork(nn.Module):
             matches = correspond(logits, cell_grid(reference), cell_grid(other))
             return Seen((reference, other), logits, matches, (self._log_depth(reference), self._log_depth(other)))
 
-    def _decoded(self, seen: Seen, pose: RelativePose) -> CompactOutput:
+    def _decoded(self, seen: Seen, matched: Matched, pose: RelativePose) -> CompactOutput:
         """From a pose."""
         reference, other = seen.views
         (match_1, match_2), logits = seen.matches, seen.logits
@@ -298,7 +304,7 @@ class CompactNetwork(nn.Module):
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
         cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
         cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
-        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, seen.log_depth[0], cycle)
+        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, seen.log_depth[0], cycle, matched)
 
     def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
         """Scaled cosine similarity (B, N, M) in float32 between the stride-8 cells of two views."""

@@ -58,7 +58,7 @@ def _sharpened(window: Window, own: Tensor, other: Tensor, grid: tuple[int, int]
     start, size = _pixels(centres, own).expand(len(own), -1, -1)[:, :, None] + offsets, max(other.shape[-2:])
     template, contrast = _levelled(_sampled(own, start)[:, 0], share)
     slope = _sampled(_slopes(own), start).permute(0, 2, 3, 1) / contrast[..., None]
-    slope = (slope - (slope * share[:, None]).sum(2, keepdim=True)) @ torch.linalg.inv(bend)
+    slope = (slope - (slope * share[:, None]).sum(2, keepdim=True)) @ inverse(bend)
     pull = (slope * share[:, None]).transpose(2, 3)
     H = pull @ slope * (INDEPENDENT * len(offsets))
     patch = (bend @ offsets.T).transpose(2, 3)
@@ -70,11 +70,11 @@ def _sharpened(window: Window, own: Tensor, other: Tensor, grid: tuple[int, int]
         noise = (difference.square() * share).sum(-1).clamp(min=LEAST_NOISE)[..., None]
         g = (pull @ difference[..., None])[..., 0] * (INDEPENDENT * len(offsets)) / noise
         P = H / noise[..., None] + prior
-        step = -torch.linalg.solve(P, g + (place - matched) / spread.square())
+        step = -(inverse(P) @ (g + (place - matched) / spread.square())[..., None])[..., 0]
         place = place + step * (LONGEST_STEP / step.norm(dim=-1, keepdim=True).clamp(min=LONGEST_STEP))
     found = _levelled(_sampled(other, place[:, :, None] + patch)[:, 0], share)[0]
     alike = ((found * template * share).sum(-1) - LIKENESS[0]) / (LIKENESS[1] - LIKENESS[0])
-    left = torch.linalg.inv(P).diagonal(dim1=-2, dim2=-1).mean(-1).sqrt() * 2 / size
+    left = inverse(P).diagonal(dim1=-2, dim2=-1).mean(-1).sqrt() * 2 / size
     return Window(_places(place, other), left, window.mass, window.trust * alike.clamp(0.05, 1))
 
 
@@ -88,9 +88,15 @@ def patch_bends(centres: Tensor, window: Window, grid: tuple[int, int]) -> Tenso
     products = means[..., 1:, 1:] - means[..., 1:, :1] * means[..., :1, 1:]
     upright = torch.eye(2, device=centres.device)
     hold = EVENNESS * (2 / max(grid)) ** 2 * upright
-    bend = torch.linalg.solve(products[..., :2, :] + hold, products[..., 2:, :] + hold, left=False)
+    bend = (products[..., 2:, :] + hold) @ inverse(products[..., :2, :] + hold)
     area = bend.det()[..., None, None]
     return torch.where((area > 1 / MOST_GROWTH) & (area < MOST_GROWTH), bend, upright)
+
+
+def inverse(matrices: Tensor) -> Tensor:
+    """Of (..., 2, 2), written out: of so many small ones, a solver spends its time on calls."""
+    a, b, c, d = matrices.flatten(-2).unbind(-1)
+    return torch.stack([d, -b, -c, a], dim=-1).unflatten(-1, (2, 2)) / (a * d - b * c)[..., None, None]
 
 
 def _levelled(patches: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,10 +48,10 @@ class PretrainConfig:
     """Share of the budget after which new scenes take the final sizes."""
     long_side: int = 160
     """Long side of photographs that the exported network asks for, pixels."""
-    scenes: Literal["plain", "rich", "everyday"] = "everyday"
+    scenes: Literal["plain", "rich", "everyday", "varied"] = "varied"
     """plain: still things that do not mirror; rich: some mirror, some move, some scenes are streets; everyday: rich,
-    three quarters of them through lenses such as phones and most cameras have. A resumed run keeps what it began
-    with."""
+    three quarters of them through lenses such as phones and most cameras have; varied: everyday, a fifth of them one
+    thing alone before an even backdrop. A resumed run keeps what it began with."""
     photographs: Path | None = None
     """Folder of photographs, of a licence that allows it, to cut every other texture from; None draws all of them."""
     texture_sets: int = 1
@@ -82,6 +82,9 @@ class PretrainConfig:
     """Weight of log-confidence in the point loss at the start."""
     alpha_end: float = 1.0
     """The same at the end. Below the typical normalised error the confidence cannot rise above its floor of 1."""
+    settled_share: float = 0.3
+    """Last share of the budget, over which confidence learns how far points are off once they have settled on the
+    matches; before, how far the decoded ones are, which takes a third less time."""
     ema_decay: float = 0.998
     """Decay per step of the averaged weights that are evaluated and exported."""
     validation_scenes: int = 16

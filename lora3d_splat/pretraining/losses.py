@@ -10,6 +10,8 @@ from lora3d_splat.pretraining.data import PairBatch
 
 NEAREST = 0.1
 """share of the mean distance below which points count as being that far away"""
+WORST = 2.0
+"""relative error of settled points that counts at most: their confidence is at its floor long before"""
 NOTHING_WEIGHT = 0.5
 """pull of log-confidence to zero where there is no surface (sky)"""
 
@@ -21,32 +23,44 @@ def mean_distance(first: Tensor, second: Tensor, valid_first: Tensor, valid_seco
     return ((lengths * weights).sum(1) / weights.sum(1).clamp(min=1)).clamp(min=1e-6)[:, None, None]
 
 
-def confident_regression(error: Tensor, confidence: Tensor, valid: Tensor, alpha: float) -> Tensor:
-    """Mean of C * error - alpha log C over valid pixels, plus a pull of log C to zero elsewhere (DUSt3R, eq. 4)."""
+def confident_regression(error: Tensor, judged: Tensor, confidence: Tensor, valid: Tensor, alpha: float) -> Tensor:
+    """Mean of C * error - alpha log C over valid pixels, plus a pull of log C to zero elsewhere (DUSt3R, eq. 4).
+
+    Points learn from `error`, confidence from `judged`: that of the points which it is handed out with.
+    """
     log_confidence = confidence.log()
-    kept = torch.where(valid, confidence * error - alpha * log_confidence, NOTHING_WEIGHT * log_confidence)
-    return kept.mean()
+    learnt = confidence * judged.detach() - alpha * log_confidence + confidence.detach() * (error - error.detach())
+    return torch.where(valid, learnt, NOTHING_WEIGHT * log_confidence).mean()
 
 
-def point_loss(output: CompactOutput, batch: PairBatch, alpha: float) -> Tensor:
+def point_loss(output: CompactOutput, batch: PairBatch, alpha: float, settle: bool = False) -> Tensor:
     """Point regression of all 2B ordered pairs, row k having view k as reference. Invariant to the scale of either.
 
     Errors count relative to the true distance, as alignment counts them and as the tables do, so that a horizon does
-    not outweigh what stands in front of it and confidence follows the relative error.
+    not outweigh what stands in front of it and confidence follows the relative error: with `settle`, that of the points
+    once they have settled on the matches, as all are that anybody is given.
     """
+    decoded = judged = relative_errors(output.points_reference, output.points_other, batch)
+    if settle:
+        judged = tuple(e.nan_to_num(WORST).clamp(max=WORST) for e in relative_errors(*output.settled(), batch))
+    valid = batch.valid, batch.partner(batch.valid)
+    confidence = output.confidence_reference, output.confidence_other
+    sides = zip(decoded, judged, confidence, valid, strict=True)
+    return torch.stack([confident_regression(*side, alpha) for side in sides]).sum()
+
+
+def relative_errors(points_reference: Tensor, points_other: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    """(2B, h, w) of either view: distance to the true point, of points at the pair's best scale, by its distance."""
     own, other = batch.points_own, batch.partner(batch.points_partner)
     valid_own, valid_other = batch.valid, batch.partner(batch.valid)
     nearest = NEAREST * mean_distance(own, other, valid_own, valid_other)
     distance = torch.cat([each.norm(dim=-1).flatten(1) for each in (own, other)], dim=1).clamp(min=nearest[..., 0])
     truth = torch.cat([own.flatten(1, 2), other.flatten(1, 2)], dim=1) / distance[..., None]
-    points = torch.cat([output.points_reference.flatten(1, 2), output.points_other.flatten(1, 2)], dim=1)
-    points = points / distance[..., None]
+    points = torch.cat([points_reference.flatten(1, 2), points_other.flatten(1, 2)], dim=1) / distance[..., None]
     valid = torch.cat([valid_own.flatten(1), valid_other.flatten(1)], dim=1)
     error = (best_scale(points, truth, valid) * points - truth).square().sum(-1).add(1e-12).sqrt()
     first, second = error.split([own[0, ..., 0].numel(), other[0, ..., 0].numel()], dim=1)
-    return confident_regression(
-        first.view_as(valid_own), output.confidence_reference, valid_own, alpha
-    ) + confident_regression(second.view_as(valid_other), output.confidence_other, valid_other, alpha)
+    return first.view_as(valid_own), second.view_as(valid_other)
 
 
 def best_scale(points: Tensor, truth: Tensor, valid: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ class Trainer:
         batch = self.pool.draw(np.random.default_rng([config.seed, self.steps]))
         alpha = config.alpha_start + (config.alpha_end - config.alpha_start) * min(self.progress, 1.0)
         output = forward_pairs(self.worker, batch)
-        point, match = point_loss(output, batch, alpha), match_loss(output.match_logits, batch)
+        settle = self.progress >= 1 - config.settled_share
+        point, match = point_loss(output, batch, alpha, settle), match_loss(output.match_logits, batch)
         guess = depth_loss(output.log_depth_reference, batch)
         (point + config.match_weight * match + config.depth_weight * guess).backward()
         self._update(learning_rate_factor(self.steps, self.progress, config))

@@ -11,7 +11,7 @@ from lora3d_splat.errors import InputError
 from lora3d_splat.synthetic.cameras import draw_pose
 from lora3d_splat.synthetic.movers import Mover, add_movers, at_view, on_movers
 from lora3d_splat.synthetic.raycast import cast_view
-from lora3d_splat.synthetic.scenes import KINDS, Stand, street
+from lora3d_splat.synthetic.scenes import KINDS, SHARES, Stand
 from lora3d_splat.synthetic.textures import SEEDS, TextureAtlas, atlas
 from lora3d_splat.synthetic.world import World, WorldBuilder
 
@@ -19,6 +19,10 @@ STYLE_OFFSET = {"train": 0, "heldout": 1 << 40, "foreign": 1 << 41}
 """separates the seeds of the styles"""
 ATTEMPTS = 24
 """camera draws per view before the scene is given up"""
+LEAST, LEAST_ALONE = 0.35, 0.12
+"""share of a picture that shows a surface, at least; and of one with nothing but a thing alone"""
+USUAL_LENS = 0.82
+"""focal length of phones and most cameras, long sides"""
 MOTION = (0.05, 0.6)
 """how far a series moves, as a share of the distance to what it shows: log-uniform between the two"""
 
@@ -36,7 +40,7 @@ class SyntheticScene:
     focal: np.ndarray
     """(V,) float64 pixels"""
     kind: str
-    """room, tabletop, floating, outdoor or street"""
+    """room, tabletop, floating, outdoor, street or showpiece"""
     moving: np.ndarray | None = None
     """(V, H, W) bool: pixels of things that stand elsewhere in other views; None where everything stands still"""
 
@@ -54,9 +58,11 @@ class SceneFeatures:
     everyday_lenses: float = 0.0
     """share of the scenes seen through a lens such as phones and most cameras have, 0.82 long sides give or take 13 %;
     above zero, the others have 0.55 to 2 long sides"""
+    showpieces: float = 0.0
+    """share of the scenes that are one thing alone before an even backdrop, half of them through everyday lenses"""
 
     def __post_init__(self) -> None:
-        for name in ("mirrors", "movers", "streets", "everyday_lenses"):
+        for name in ("mirrors", "movers", "streets", "everyday_lenses", "showpieces"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}", "a share from 0 to 1", "correct the setting")
 
@@ -65,6 +71,7 @@ FEATURES = {
     "plain": SceneFeatures(),
     "rich": SceneFeatures(mirrors=0.25, movers=0.2, streets=0.15),
     "everyday": SceneFeatures(mirrors=0.25, movers=0.2, streets=0.15, everyday_lenses=0.75),
+    "varied": SceneFeatures(mirrors=0.25, movers=0.2, streets=0.15, everyday_lenses=0.65, showpieces=0.2),
 }
 PLAIN_SCENES = FEATURES["plain"]
 
@@ -102,10 +109,10 @@ def _shot(
     )
 
 
-def sane(depth: np.ndarray) -> bool:
-    """Whether a preview depth map shows something at a photographable distance."""
+def sane(depth: np.ndarray, alone: bool = False) -> bool:
+    """Whether a preview depth map shows something at a photographable distance; less of it where it stands `alone`."""
     seen = depth[depth > 0]
-    if seen.size < 0.35 * depth.size:
+    if seen.size < (LEAST_ALONE if alone else LEAST) * depth.size:
         return False
     near, middle = np.quantile(seen, [0.02, 0.5])
     return near > 0.08 and near > 0.12 * middle and seen.min() > 0.03
@@ -127,7 +134,7 @@ def draw_series(
     poses: list[np.ndarray] = []
     for _ in range(ATTEMPTS):
         pose = draw_pose(rng, stand, kind, amount, first=not poses)
-        if sane(cast(world, textures, pose, focal * 24 / long_side, (18, 24), samples=1)[1]):
+        if sane(cast(world, textures, pose, focal * 24 / long_side, (18, 24), samples=1)[1], stand.alone):
             poses.append(pose)
         if len(poses) == views:
             return np.stack(poses)
@@ -153,21 +160,23 @@ def render_scene(
     if style not in SEEDS:
         raise InputError(f"style {style!r}", " or ".join(SEEDS), "pass one of the accepted styles")
     rng, extra = (np.random.default_rng([seed + STYLE_OFFSET[style], salt]) for salt in (77, 78))
-    names, shares = list(KINDS), [share for _, share in KINDS.values()]
     textures = atlas(style, photographs, texture_sets)
     polished = features.mirrors if extra.uniform() < 0.5 else 0.0
     in_street, restless = extra.uniform() < features.streets, extra.uniform() < features.movers
+    alone = features.showpieces > 0 and extra.uniform() < features.showpieces
+    lenses = 0.5 if alone else features.everyday_lenses
     while True:  # a place without room for the series is drawn again; half of all places have it
-        kind = str(rng.choice(names, p=shares))
-        kind = "street" if in_street else kind
+        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        kind = "showpiece" if alone else "street" if in_street else kind
         build = WorldBuilder(rng, textures, extra, polished)
-        stand = street(build) if in_street else KINDS[kind][0](build)
+        stand = KINDS[kind](build)
         still = build.count
-        movers = add_movers(build, stand, kind, views, extra) if restless else []
+        movers = add_movers(build, stand, kind, views, extra) if restless and not alone else []
         if style == "foreign":
             relight(build)
         world = build.finish()
-        focal = max(size) * draw_lens(rng, extra, features.everyday_lenses)
+        lens = draw_lens(rng, extra, lenses)
+        stand, focal = stand.stepped_back(lens / USUAL_LENS) if alone else stand, max(size) * lens
         poses = draw_series(rng, world.first(still), textures, stand, focal, max(size), views, motion)
         if poses is not None and _unobstructed(world, movers, textures, poses, focal * 24 / max(size)):
             break
@@ -184,7 +193,7 @@ def draw_lens(rng: np.random.Generator, extra: np.random.Generator, everyday: fl
     if everyday == 0:
         return focal
     if extra.uniform() < everyday:
-        return 0.82 * float(np.exp(extra.normal(0, 0.13)))
+        return USUAL_LENS * float(np.exp(extra.normal(0, 0.13)))
     return float(np.exp(extra.uniform(*np.log([0.55, 2.0]))))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,12 @@ class Stand:
     """(3,) first camera position"""
     spread: float
     """how far the gaze wanders around the target"""
+    alone: bool = False
+    """whether the target is all there is: long lenses stand farther off, so that it fills the picture"""
+
+    def stepped_back(self, factor: float) -> Stand:
+        """From `factor` times as far."""
+        return replace(self, eye=self.target + factor * (self.eye - self.target))
 
 
 def shell(build: WorldBuilder, half: np.ndarray) -> None:
@@ -194,10 +200,62 @@ def street(build: WorldBuilder) -> Stand:
     return Stand(target, eye, 1.5)
 
 
-KINDS: dict[str, tuple[Callable[[WorldBuilder], Stand], float]] = {
-    "room": (room, 0.36),
-    "tabletop": (tabletop, 0.28),
-    "floating": (floating, 0.16),
-    "outdoor": (outdoor, 0.2),
+def composition(build: WorldBuilder, size: float) -> None:
+    """Turned and stacked shapes that hang together, of about `size` metres, standing on the origin."""
+    rng = build.rng
+    middle = np.array([0, 0, 0.5 * size])
+    looks = [build.look(scale=(0.6 / size, 6 / size)) for _ in range(int(rng.integers(2, 6)))]
+    for _ in range(int(rng.integers(4, 20))):
+        half = size * np.exp(rng.uniform(np.log(0.05), np.log(0.4), 3))
+        shape = int(rng.choice([BOX, SPHERE, CYLINDER, CONE], p=[0.55, 0.2, 0.15, 0.1]))
+        spin = turn(2, rng.uniform(0, 6.3))
+        if rng.uniform() < 0.5:
+            spin = spin @ turn(0, rng.uniform(0, 6.3)) @ turn(1, rng.uniform(0, 6.3))
+        at = middle + rng.normal(0, 0.25, 3) * size
+        at[2] = max(at[2], half[2])
+        build.add(shape, at, half, looks[int(rng.integers(len(looks)))], spin)
+        middle = 0.7 * middle + 0.3 * at
+
+
+def showpiece(build: WorldBuilder) -> Stand:
+    """One thing alone before an even backdrop, as turntables and studios show it; on a slab or on nothing."""
+    rng = build.rng
+    kind = str(rng.choice(["composition", "pile", "house", "car", "sofa"], p=[0.4, 0.2, 0.2, 0.1, 0.1]))
+    size = {"house": 8.0, "car": 3.0, "sofa": 1.6}.get(kind, 1.0)
+    if kind == "composition":
+        composition(build, size)
+    elif kind == "pile":
+        for _ in range(int(rng.integers(3, 12))):
+            clutter_item(build, (*rng.normal(0, 0.2, 2), rng.uniform(0, 0.3)), rng.uniform(0.2, 0.6))
+    elif kind == "house":
+        for _ in range(int(rng.integers(1, 4))):
+            house(build, (*rng.normal(0, 2, 2), 0), rng.uniform(0, np.pi))
+        tree(build, (*rng.normal(0, 5, 2), 0), rng.uniform(2, 7))
+    else:
+        (car if kind == "car" else sofa)(build, (0, 0, 0), 0.0)
+        clutter_item(build, (*rng.normal(0, 0.3, 2) * size, 0), size * rng.uniform(0.2, 0.5))
+    if rng.uniform() < 0.5:
+        half = size * rng.uniform(0.5, 1.2)
+        shape = BOX if rng.uniform() < 0.6 else CYLINDER
+        build.add(shape, (0, 0, -0.05 * size), (half, half, 0.05 * size), build.look(scale=(0.3 / size, 3 / size)))
+    build.sun((*rng.normal(0, 1, 2), rng.uniform(0.4, 2)), rng.uniform(0.5, 1.1), rng.uniform(0.3, 0.8))
+    backdrop = float(rng.choice([0.0, 1.0, rng.uniform(0, 1)])) * np.exp(rng.normal(0, 0.05, 3))
+    build.sky = np.stack([backdrop, backdrop * rng.uniform(0.8, 1), np.zeros(3)])
+    build.fog(backdrop, 0.0)
+    angle, lift, reach = rng.uniform(0, 2 * np.pi), rng.uniform(-0.1, 1.1), size * rng.uniform(1.3, 2.2)
+    arm = np.array([np.cos(angle) * np.cos(lift), np.sin(angle) * np.cos(lift), np.sin(lift)])
+    target = np.array([0, 0, size * rng.uniform(0.25, 0.5)])
+    return Stand(target, target + reach * arm, 0.1 * size, alone=True)
+
+
+KINDS: dict[str, Callable[[WorldBuilder], Stand]] = {
+    "room": room,
+    "tabletop": tabletop,
+    "floating": floating,
+    "outdoor": outdoor,
+    "street": street,
+    "showpiece": showpiece,
 }
-"""builder of each kind and its share of scenes"""
+"""builder of each kind"""
+SHARES = {"room": 0.36, "tabletop": 0.28, "floating": 0.16, "outdoor": 0.2}
+"""how many of the scenes are of what kind, where nothing else is asked for"""
