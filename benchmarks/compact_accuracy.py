@@ -73,7 +73,7 @@ def scene_rows(folder: Path, network: CompactNetwork, long_side: int) -> list[di
     for i, j in neighbours(len(frames)):
         with torch.no_grad():
             views = [network.encode(loaded[k][0][None]) for k in (i, j)]
-            there, back = network.decode(views[0], views[1]), network.decode(views[1], views[0])
+            there, back = network.decode_both(views[0], views[1])
         T = torch.linalg.inv(torch.tensor(frames[i]["c2w"])) @ torch.tensor(frames[j]["c2w"])
         weights = (there.confidence_other * back.confidence_reference).flatten(1).double()
         source, target = back.points_reference.flatten(1, 2).double(), there.points_other.flatten(1, 2).double()
@@ -123,7 +123,7 @@ def point_rows(folder: Path, network: CompactNetwork, long_side: int) -> list[di
         batch = make_batch([(SceneTensors.of(known), i, j)], None)
         with torch.no_grad():
             out = forward_pairs(network, batch)
-        maps = (out.points_reference, out.confidence_reference, out.points_other, out.confidence_other)
+        maps = (out.settled_reference, out.confidence_reference, out.settled_other, out.confidence_other)
         blind = pair_errors(batch, constant_depth(batch))
         for row, plane in zip(pair_errors(batch, maps), blind, strict=True):
             rows.append(

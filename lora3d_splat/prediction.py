@@ -56,9 +56,10 @@ class PredictionPass:
         self.network, self.views, self.config = network, views, config or PredictionConfig()
         self.device = network_device(network)
         self.precision: Precision = choose_precision(self.config.precision, network)  # type: ignore[arg-type]
-        self._encode, self._decode = network.encode, network.decode
+        self._encode, self._decode, self._decode_both = network.encode, network.decode, decoder_of_both(network)
         if self.config.compile:
             self._encode, self._decode = torch.compile(network.encode), torch.compile(network.decode)
+            self._decode_both = self._decode_both and torch.compile(self._decode_both)
         self._encoded: dict[int, EncodedViews] = {}
         self._shared_bytes = 0
 
@@ -82,19 +83,40 @@ class PredictionPass:
         """
         encoded = self.encoded(chain.from_iterable((pair.reference, pair.other) for pair in pairs))
 
-        def decode(batch: Sequence[ImagePair]) -> list[PairPrediction]:
-            reference = EncodedViews.stack([encoded[pair.reference] for pair in batch])
-            other = EncodedViews.stack([encoded[pair.other] for pair in batch])
-            output = self._quietly(self._decode, reference, other)
-            return [_prediction(pair, output, index) for index, pair in enumerate(batch)]
-
-        sizes = group_by(pairs, lambda pair: (self.views[pair.reference].size, self.views[pair.other].size))
+        sizes = group_by(self._together(pairs), lambda together: self._shapes(together[0]))
         for shapes, group in sizes:
             size = self.config.batch_size or fitting_batch(shapes, self.device)
-            for batch, predictions in in_batches(group, size, decode):
+            size = max(1, size // max(map(len, group)))
+            for batch, predictions in in_batches(group, size, lambda part: self._decoded(part, encoded)):
                 yield from predictions
                 if advance is not None:
-                    advance(len(batch))
+                    advance(sum(map(len, batch)))
+
+    def _shapes(self, pair: ImagePair) -> tuple[tuple[int, int], tuple[int, int]]:
+        return self.views[pair.reference].size, self.views[pair.other].size
+
+    def _together(self, pairs: Sequence[ImagePair]) -> list[tuple[ImagePair, ...]]:
+        """Pairs that are decoded at once: the two orders of one, where the network knows how to."""
+        if self._decode_both is None:
+            return [(pair,) for pair in pairs]
+        return [tuple(group) for _, group in group_by(pairs, lambda pair: frozenset((pair.reference, pair.other)))]
+
+    def _decoded(
+        self, batch: Sequence[tuple[ImagePair, ...]], encoded: dict[int, EncodedViews]
+    ) -> list[PairPrediction]:
+        """Of pairs of equal shapes, the first of each in its order and, where it is asked for, in the other."""
+        first = [together[0] for together in batch]
+        reference = EncodedViews.stack([encoded[pair.reference] for pair in first])
+        other = EncodedViews.stack([encoded[pair.other] for pair in first])
+        if any(len(together) > 1 for together in batch):
+            outputs = self._quietly(self._decode_both, reference, other)  # type: ignore[arg-type]
+        else:
+            outputs = (self._quietly(self._decode, reference, other),)
+        return [
+            _prediction(pair, outputs[pair.reference != together[0].reference], row)
+            for row, together in enumerate(batch)
+            for pair in together
+        ]
 
     def cost(self) -> PairCost:
         """Bytes of a mean pair's prediction, and the seconds that one pair takes now."""
@@ -103,8 +125,8 @@ class PredictionPass:
         seconds = 0.0
         for _ in range(2):  # the first time warms up
             start = time.perf_counter()
-            list(self.predict([ImagePair(0, 1)]))
-            seconds = time.perf_counter() - start
+            list(self.predict([ImagePair(0, 1), ImagePair(1, 0)]))
+            seconds = (time.perf_counter() - start) / 2
         return PairCost(total / (count * (count - 1)), seconds)
 
     def _encode_and_share(self, images: Tensor) -> EncodedViews:
@@ -159,6 +181,13 @@ def images_tensor(views: Sequence[View], device: torch.device | str = "cpu") -> 
     """(B, 3, H, W) float32 in [-1, 1] from views of one size."""
     stacked = torch.from_numpy(np.stack([view.image for view in views])).to(device)
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def decoder_of_both(
+    network: PointmapNetwork,
+) -> Callable[[EncodedViews, EncodedViews], tuple[PairOutput, PairOutput]] | None:
+    """What decodes both orders of pairs at once, where a network has it: cheaper, or better, than one by one."""
+    return getattr(network, "decode_both", None)
 
 
 def network_device(network: PointmapNetwork) -> torch.device:

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from lora3d_splat.geometry.relative_pose import Prior, Sightings, relative_pose
+from lora3d_splat.geometry.relative_pose import Prior, RelativePose, Sightings, relative_pose
 from lora3d_splat.geometry.transforms import rotation_angle_deg, so3_exp
 
 
@@ -97,3 +97,13 @@ def test_mirrored_pictures_have_the_mirrored_pose():
     found, expected = relative_pose(*mirrored, Prior(0.25, 0.2)), relative_pose(*sides, Prior(0.25, 0.2)).mirrored()
     assert rotation_angle_deg(found.rotation[0], expected.rotation[0]) < 0.01
     assert torch.allclose(found.translation, expected.translation, atol=1e-4)
+
+
+def test_the_inverse_carries_points_back_in_the_other_views_unit():
+    torch.manual_seed(0)
+    pose = RelativePose(so3_exp(torch.randn(2, 3)), torch.randn(2, 3), torch.randn(2), torch.zeros(2))
+    depths = torch.randn(2, 5, 3)
+    X_1 = pose.log_scale.exp()[:, None, None] * depths @ pose.rotation.transpose(1, 2) + pose.translation[:, None]
+    back = pose.inverted()
+    X_2 = back.log_scale.exp()[:, None, None] * X_1 @ back.rotation.transpose(1, 2) + back.translation[:, None]
+    torch.testing.assert_close(X_2, depths)

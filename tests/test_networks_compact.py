@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from lora3d_splat.errors import CheckpointError, InputError
+from lora3d_splat.geometry.procrustes import weighted_similarity
 from lora3d_splat.geometry.relative_pose import RelativePose
 from lora3d_splat.geometry.transforms import so3_exp, so3_log
 from lora3d_splat.lora.adapter import disabled, inject
@@ -22,7 +23,7 @@ from lora3d_splat.networks.compact import (
     overlap,
 )
 from lora3d_splat.networks.compact_layers import Window
-from lora3d_splat.networks.compact_settle import Matched, settled
+from lora3d_splat.networks.compact_settle import Decoded, Matched, settled
 from lora3d_splat.synthetic.pairs import scene_pairs
 from lora3d_splat.synthetic.render import render_scene
 
@@ -140,8 +141,8 @@ def test_pictures_of_different_scenes_get_no_confidence() -> None:
     views = [network.encode(each.permute(0, 3, 1, 2).float() / 127.5 - 1) for each in (first, second)]
     order = torch.arange(len(usable))
     with torch.no_grad():
-        within = network.decode_half(*views).cycle
-        across = torch.cat([network.decode_half(views[0], views[1].select(order.roll(k))).cycle for k in (1, 2, 3)])
+        within = network.decode_half(*views)[0].cycle
+        across = torch.cat([network.decode_half(views[0], views[1].select(order.roll(k)))[0].cycle for k in (1, 2, 3)])
         apart = network.decode(views[0], views[1].select(order.roll(1)))
     assert (overlap(within) > 0).float().mean() >= 0.8
     assert (overlap(across) == 0).float().mean() >= 0.8
@@ -170,17 +171,42 @@ def test_settling_puts_a_displaced_view_where_the_matches_say(lean):
     ]
     half = so3_exp(0.5 * so3_log(R))
     leaning = own[0] * (lean * rays[:, :1] / rays[:, 0].max()).exp()
-    decoded = own[1] @ half.T + (middle - half @ middle)
+    step = middle - half @ middle
+    decoded = own[1] @ half.T + step
     pose = RelativePose(R[None], t[None], torch.zeros(1), torch.zeros(1))
     matched = Matched((grid, grid), (depth[0], depth[1]), (windows[0], windows[1]), focal, pose)
-    shape = (1, *grid)
-    found = settled(leaning.view(*shape, 3), decoded.view(*shape, 3), torch.ones(shape), matched)
+    shape, sure = (1, *grid), torch.full((1, *grid), 2.0)
+    there = Decoded(leaning.view(*shape, 3), decoded.view(*shape, 3), sure, sure)
+    back = Decoded(0.7 * own[1].view(*shape, 3), 0.7 * ((leaning - step) @ half).view(*shape, 3), sure, sure)
+    found = settled(there, back, matched)
     assert (decoded - seen_by_1).norm(dim=-1).median() > 0.03
     if lean:
         assert (leaning - own[0]).norm(dim=-1).median() > 0.03
-    unit = own[0].norm(dim=-1).median() / found[0].flatten(1, 2).norm(dim=-1).median() if lean else 1.0
-    for after, true in zip(found, (own[0], seen_by_1), strict=True):
-        assert (unit * after.flatten(1, 2) - true).norm(dim=-1).median() < 0.01
+    unit = own[0].norm(dim=-1).median() / found[0][0].flatten(1, 2).norm(dim=-1).median()
+    for points, true in zip((*found[0], *found[1]), (own[0], seen_by_1, own[1], seen_by_2), strict=True):
+        assert (unit * points.flatten(1, 2) - true).norm(dim=-1).median() < 0.01
+
+
+def test_both_orders_of_a_pair_are_given_the_same_scene(network: CompactNetwork) -> None:
+    """One similarity carries either order's points onto the other's; alone, an order is what it is beside the other."""
+    pictures = images(2, 64, 96)
+    with torch.no_grad():
+        views = [network.encode(each[None]) for each in pictures]
+        there, back = network.decode_both(*views)
+        alone, swapped = network.decode(*views), network.decode_both(views[1], views[0])
+    torch.testing.assert_close(alone.points_other, there.points_other)
+    near = weighted_similarity(
+        *(p.flatten(1, 2) for p in (back.points_reference, there.points_other)), torch.ones(1, 64 * 96)
+    )
+    for source, target in ((back.points_reference, there.points_other), (back.points_other, there.points_reference)):
+        moved = (
+            near.scale[:, None, None] * source.flatten(1, 2) @ near.rotation.transpose(1, 2) + near.translation[:, None]
+        )
+        assert (moved - target.flatten(1, 2)).norm(dim=-1).max() < 1e-3 * target.norm(dim=-1).median()
+    for one, other in ((there, swapped[1]), (back, swapped[0])):
+        ratio = one.points_reference.norm(dim=-1) / other.points_reference.norm(dim=-1)
+        assert (ratio / ratio.median() - 1).abs().quantile(0.9) < 0.05
+        assert torch.allclose(one.confidence_other, other.confidence_other, rtol=1e-3)
 
 
 def test_mirrored_pictures_give_mirrored_predictions(network: CompactNetwork) -> None:
@@ -189,13 +215,13 @@ def test_mirrored_pictures_give_mirrored_predictions(network: CompactNetwork) ->
 
     def decoded(shown: torch.Tensor):
         views = [network.encode(each[None]) for each in shown]
-        return network.decode_half(*views)
+        return network.decode_half(*views)[0]
 
     with torch.no_grad():
         straight, mirrored = decoded(pictures), decoded(pictures.flip(-1))
     for side in ("reference", "other"):
-        back = getattr(mirrored, f"points_{side}").flip(2) * torch.tensor([-1.0, 1.0, 1.0])
-        ratio = getattr(straight, f"points_{side}").norm(dim=-1) / back.norm(dim=-1)
+        back = getattr(mirrored, f"settled_{side}").flip(2) * torch.tensor([-1.0, 1.0, 1.0])
+        ratio = getattr(straight, f"settled_{side}").norm(dim=-1) / back.norm(dim=-1)
         assert (ratio / ratio.median() - 1).abs().quantile(0.9) < 0.02
         confidence = getattr(mirrored, f"confidence_{side}").flip(2)
         assert torch.allclose(getattr(straight, f"confidence_{side}"), confidence, rtol=1e-3)

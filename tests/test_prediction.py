@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from lora3d_splat.networks.base import EncodedViews, PairOutput
 from lora3d_splat.pairs import complete_pairs
 from lora3d_splat.precision import choose_precision
 from lora3d_splat.prediction import PredictionConfig, PredictionPass, images_tensor, predict_pairs
+from lora3d_splat.records import ImagePair
 
 SIZES = ((32, 48), (48, 32), (32, 48), (48, 32), (32, 32))
 VIEWS = [random_view(index, size) for index, size in enumerate(SIZES)]
@@ -66,6 +69,31 @@ def test_every_pair_gets_its_own_answer_in_the_order_asked():
         assert prediction.confidence_other.shape == SIZES[other]
         assert prediction.points_reference.mean().item() == pytest.approx(means[reference], abs=1e-5)
         assert prediction.points_other.mean().item() == pytest.approx(means[other], abs=1e-5)
+
+
+class BothWays(CountingNetwork):
+    """The same, decoding both orders of pairs at once, which doubles the confidence."""
+
+    def decode_both(self, reference: EncodedViews, other: EncodedViews) -> tuple[PairOutput, PairOutput]:
+        there, back = self.decode(reference, other), self.decode(other, reference)
+        return tuple(replace(each, confidence_other=2 * each.confidence_other) for each in (there, back))
+
+
+def test_both_orders_are_decoded_at_once_where_a_network_can():
+    """Every pair gets its own answer; a pair whose other order is not asked for may be decoded alone."""
+    pairs = [*complete_pairs(5)[::-1]]
+    pairs.remove(ImagePair(1, 3))
+    network, counted = BothWays(), []
+    predictions = predict_pairs(network, VIEWS, pairs, PredictionConfig(batch_size=2), counted.append)
+    means = [images_tensor([view]).mean().item() for view in VIEWS]
+    assert [prediction.pair for prediction in predictions] == pairs
+    assert sum(counted) == 19
+    assert sum(network.batches) == 19
+    for prediction in predictions:
+        reference, other = prediction.pair.reference, prediction.pair.other
+        assert prediction.points_reference.mean().item() == pytest.approx(means[reference], abs=1e-5)
+        expected = means[other] * (1 if prediction.pair == ImagePair(3, 1) else 2)
+        assert prediction.confidence_other.mean().item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_results_can_enter_optimisation():

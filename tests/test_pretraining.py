@@ -83,6 +83,8 @@ def perfect(batch: PairBatch, scale: float = 1.0) -> CompactOutput:
         guessed,
         points_reference=scale * batch.points_own,
         points_other=scale * batch.partner(batch.points_partner),
+        settled_reference=scale * batch.points_own,
+        settled_other=scale * batch.partner(batch.points_partner),
         confidence_reference=confidence,
         confidence_other=confidence,
         match_logits=logits,
@@ -90,12 +92,17 @@ def perfect(batch: PairBatch, scale: float = 1.0) -> CompactOutput:
     )
 
 
+def settled_as_decoded(output: CompactOutput, points_other: torch.Tensor) -> CompactOutput:
+    """With other points of the other view, which have not settled elsewhere."""
+    return replace(output, points_other=points_other, settled_other=points_other)
+
+
 def test_point_loss_ignores_the_unit_of_length(batch: PairBatch) -> None:
     """Scaling all predicted points changes nothing; perturbing them raises the loss."""
     once, thrice = (point_loss(perfect(batch, scale), batch, 1.0) for scale in (1.0, 3.0))
     torch.testing.assert_close(once, thrice)
     right = perfect(batch)
-    wrong = replace(right, points_other=right.points_other + 0.5)
+    wrong = settled_as_decoded(right, right.points_other + 0.5)
     assert point_loss(wrong, batch, 1.0) > once + 0.05
 
 
@@ -103,7 +110,7 @@ def test_point_loss_counts_relative_to_distance(batch: PairBatch) -> None:
     """Turning the other view's points by the same angle costs the same, however far away they are."""
     right, angle = perfect(batch), 0.1
     turn = torch.tensor([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]).float()
-    wrong = replace(right, points_other=right.points_other @ turn.T)
+    wrong = settled_as_decoded(right, right.points_other @ turn.T)
     error = 2 * np.sin(angle / 2) * float(batch.partner(batch.valid).float().mean())
     rise = float(point_loss(wrong, batch, 1.0) - point_loss(right, batch, 1.0)) / 2.0  # their confidence is 2
     assert 0.5 * error < rise < 1.2 * error, "points straight above or below turn less"
@@ -116,7 +123,9 @@ def test_point_loss_minimum_over_confidence_is_alpha_over_error(batch: PairBatch
     candidates = torch.linspace(1, 30, 59)
     losses = [
         point_loss(
-            replace(right, points_other=other, confidence_other=torch.full_like(right.confidence_other, float(c))),
+            replace(
+                settled_as_decoded(right, other), confidence_other=torch.full_like(right.confidence_other, float(c))
+            ),
             batch,
             1.0,
         )
@@ -129,19 +138,22 @@ def test_point_loss_minimum_over_confidence_is_alpha_over_error(batch: PairBatch
 def test_confidence_learns_from_what_has_settled(batch: PairBatch) -> None:
     """Where points settle, confidence is pulled to what they err then, and points as without."""
     torch.manual_seed(0)
-    found = forward_pairs(CompactNetwork(TINY), batch)
-    judged = relative_errors(*found.settled(), batch)[1].clamp(max=WORST)
-    slopes = {}
-    for settle in (False, True):
+    network = CompactNetwork(TINY)
+    plain, settled = (forward_pairs(network, batch, settle) for settle in (False, True))
+    torch.testing.assert_close(plain.points_other, settled.points_other)
+    torch.testing.assert_close(plain.settled_other, plain.points_other)
+    judged = relative_errors(settled.settled_reference, settled.settled_other, batch)[1].clamp(max=WORST)
+    slopes = []
+    for found in (plain, settled):
         points = found.points_other.detach().requires_grad_()
         confidence = found.confidence_other.detach().requires_grad_()
         output = replace(found, points_other=points, confidence_other=confidence)
-        slopes[settle] = torch.autograd.grad(point_loss(output, batch, 1.0, settle), [points, confidence])
-    torch.testing.assert_close(slopes[True][0], slopes[False][0])
+        slopes.append(torch.autograd.grad(point_loss(output, batch, 1.0), [points, confidence]))
+    torch.testing.assert_close(slopes[1][0], slopes[0][0])
     valid = batch.partner(batch.valid)
-    expected = (judged - 1 / found.confidence_other)[valid] / valid.numel()
-    torch.testing.assert_close(slopes[True][1][valid], expected.detach())
-    assert not torch.allclose(slopes[True][1], slopes[False][1])
+    expected = (judged - 1 / settled.confidence_other)[valid] / valid.numel()
+    torch.testing.assert_close(slopes[1][1][valid], expected.detach())
+    assert not torch.allclose(slopes[1][1], slopes[0][1])
 
 
 def test_match_targets_agree_with_the_geometry(batch: PairBatch) -> None:

@@ -79,6 +79,12 @@ class RelativePose:
     cost: Tensor
     """(B,) weighted mean of the bounded loss, in [0, 1]"""
 
+    def inverted(self) -> RelativePose:
+        """With the views exchanged: X_2 in units of the second view's depths, for points X_1."""
+        back = self.rotation.transpose(1, 2)
+        shift = -(back @ self.translation[..., None])[..., 0] * (-self.log_scale).exp()[:, None]
+        return replace(self, rotation=back, translation=shift, log_scale=-self.log_scale)
+
     def mirrored(self) -> RelativePose:
         """Of the two pictures with left and right exchanged."""
         sides = self.rotation.new_tensor([-1.0, 1.0, 1.0])
@@ -98,6 +104,19 @@ class RelativePose:
         best = self.cost.unflatten(0, (-1, starts)).argmin(1)
         rows = torch.arange(len(best), device=best.device) * starts + best
         return RelativePose(*(value[rows] for value in vars(self).values()))
+
+
+class Whitened(NamedTuple):
+    """Residuals in standard deviations, what they depend on, and what they mean."""
+
+    residuals: Tensor
+    """(B, N, 2)"""
+    by_pose: Tensor
+    """(B, N, 2, 7) by turn, shift and log scale"""
+    by_depth: Tensor
+    """(B, N, 2) by the log of the depth"""
+    parallax: Tensor
+    """(B, N) how far a place moves with the log of the depth, z = 1"""
 
 
 class Prior(NamedTuple):
@@ -161,14 +180,10 @@ def _walks(first: Sightings) -> RelativePose:
     return RelativePose(turns, middle - (turns @ middle[..., None])[..., 0], zero, zero)
 
 
-def whitened(
-    pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Residuals in standard deviations, and what they depend on.
+def whitened(pose: RelativePose, side: Sightings, inverse: bool, depth_sigma: float) -> Whitened:
+    """Where the points of one view are seen, against where they should be.
 
-    Residuals (B, N, 2); their derivatives (B, N, 2, 7) by turn, shift and log scale; and (B, N, 2) by the log of the
-    depth; and how far a place moves with the log of the depth, (B, N), z = 1. `inverse`: the points are view 1's, seen
-    by view 2; else the other way round.
+    `inverse`: the points are view 1's, seen by view 2; else the other way round.
     """
     own, R = side.rays * side.depth[..., None], pose.rotation
     if inverse:
@@ -193,14 +208,14 @@ def whitened(
     both = torch.cat([(image - side.seen)[..., None], J], dim=-1)
     white = both - (shrink * along)[..., None] * (along[..., None, :] @ both)
     white = white / side.sigma[..., None, None]
-    return white[..., 0], white[..., 1:8], white[..., 8], parallax[..., 0]
+    return Whitened(white[..., 0], white[..., 1:8], white[..., 8], parallax[..., 0])
 
 
 def _improved(pose: RelativePose, first: Sightings, second: Sightings, prior: Prior) -> RelativePose:
     """One step of re-weighted Gauss-Newton."""
     H, g = prior_equations(pose, first, prior)
     for side, inverse in ((first, True), (second, False)):
-        r, J, _, _ = whitened(pose, side, inverse, prior.depth)
+        r, J, *_ = whitened(pose, side, inverse, prior.depth)
         more_H, more_g = normal_equations(r, J, side.weight * kept(r))
         H, g = H + more_H, g + more_g
     return pose.moved(limited_step(H, g, 1e-5))

@@ -74,16 +74,18 @@ def bending(
         H, g = _padded(*prior_equations(pose, first, prior))
         weight, parallax = torch.zeros_like(g[:, 0]), torch.zeros_like(g[:, 0])
         for side, (seen, basis) in enumerate(zip((first, second), bases, strict=True)):
-            sharp = replace(seen.blurred(blur), depth=seen.depth * (fields[side] @ basis.T).exp())
-            r, J, by_depth, moves = whitened(pose, sharp, side == 0, prior.depth)
-            weights = seen.weight * kept(r)
-            both = torch.cat([J, by_depth[..., None] * basis[:, None]], dim=-1)
-            more_H, more_g = normal_equations(r, both, weights)
+            bent = replace(seen, depth=seen.depth * (fields[side] @ basis.T).exp())
+            sight = whitened(pose, bent.blurred(blur), side == 0, prior.depth)
+            weights = seen.weight * kept(sight.residuals)
+            by_fields = sight.by_depth[..., None] * basis[:, None]
+            J = torch.cat([sight.by_pose, by_fields], dim=-1)
+            more_H, more_g = normal_equations(sight.residuals, J, weights)
             rows = unknowns[side]
             H[:, rows[:, None], rows] += more_H
             g[:, rows] += more_g
-            weight, parallax = weight + weights.sum(1), parallax + (weights * moves.clamp(max=MOST_PARALLAX)).sum(1)
-        hold = _hold(H, parallax / weight.clamp(min=1e-9))
+            moves = sight.parallax.clamp(max=MOST_PARALLAX)
+            weight, parallax = weight + weights.sum(1), parallax + (weights * moves).sum(1)
+        hold = _overcounted(H, parallax / weight.clamp(min=1e-9))[:, None] * BEND**-2
         H.diagonal(dim1=1, dim2=2)[:, 7:] += hold
         g[:, 7:] += hold * torch.cat(fields, dim=1)
         step = limited_step(H, g, 1e-5)
@@ -98,10 +100,10 @@ def _padded(H: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(H, (0, 2 * TERMS, 0, 2 * TERMS)), F.pad(g, (0, 2 * TERMS))
 
 
-def _hold(H: Tensor, parallax: Tensor) -> Tensor:
-    """Inverse variance (B, 1) at which fields are held to zero.
+def _overcounted(H: Tensor, parallax: Tensor) -> Tensor:
+    """How many times (B,) as much as they know the matches seem to say of what bends a picture.
 
-    The matches, as many as they are, know a coefficient no better than their common error over the parallax (B,).
+    As many as they are, they know a coefficient no better than their common error over the parallax (B,).
     """
     told = H.diagonal(dim1=1, dim2=2)[:, 7:].mean(1)
-    return (BEND**-2 * (told * (COMMON / parallax.clamp(min=1e-9)) ** 2).clamp(min=1))[:, None]
+    return (told * (COMMON / parallax.clamp(min=1e-9)) ** 2).clamp(min=1)

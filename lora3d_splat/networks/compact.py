@@ -39,7 +39,7 @@ from lora3d_splat.networks.compact_layers import (
     sightings,
     tokens_to_cells,
 )
-from lora3d_splat.networks.compact_settle import Matched, pixel_rays, settled
+from lora3d_splat.networks.compact_settle import Decoded, Matched, pixel_rays, settled
 from lora3d_splat.networks.compact_subpixel import sharpened
 from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles, token_positions
 
@@ -98,12 +98,26 @@ class CompactOutput:
     cycle: Tensor
     """(B,) float32: mean chance, over the cells of both views, that the match of a cell's match is the cell itself,
     as if there were USUAL_CELLS"""
-    matched: Matched
-    """the finest matches and their pose, by which points settle"""
+    settled_reference: Tensor
+    """`points_reference` where the matches would have them (`compact_settle`), without gradient; the same where
+    nothing has settled"""
+    settled_other: Tensor
+    """of `points_other`"""
 
-    def settled(self) -> tuple[Tensor, Tensor]:
-        """Points of either view as the matches would have them (`compact_settle`), without gradient."""
-        return settled(self.points_reference, self.points_other, self.confidence_other, self.matched)
+    @classmethod
+    def of(cls, decoded: Decoded, match_logits: Tensor, log_depth: Tensor, cycle: Tensor) -> CompactOutput:
+        """Before anything settles."""
+        points_1, points_2, confidence_1, confidence_2 = decoded
+        return cls(points_1, confidence_1, points_2, confidence_2, match_logits, log_depth, cycle, points_1, points_2)
+
+    @property
+    def decoded(self) -> Decoded:
+        """Points and confidence."""
+        return Decoded(self.points_reference, self.points_other, self.confidence_reference, self.confidence_other)
+
+    def joined(self, more: CompactOutput) -> CompactOutput:
+        """Followed by another batch of the same sizes."""
+        return CompactOutput(*map(torch.cat, zip(vars(self).values(), vars(more).values(), strict=True)))
 
     def averaged(self, mirrored: CompactOutput) -> CompactOutput:
         """With points and confidence of the same pairs as decoded from mirrored pictures; the rest stays."""
@@ -164,12 +178,17 @@ class Seen(NamedTuple):
     log_depth: tuple[Tensor, Tensor]
     """(B, N) and (B, M), with gradient"""
 
+    def swapped(self) -> Seen:
+        """With the views exchanged."""
+        views, matches, depths = ((b, a) for a, b in (self.views, self.matches, self.log_depth))
+        return Seen(views, self.logits.transpose(1, 2), matches, depths)
+
 
 class CompactNetwork(nn.Module):
     """Pointmap network (PointmapNetwork protocol) of about eight million parameters."""
 
     name = "compact"
-    revision = 4
+    revision = 5
     """counts up when equal weights begin to compute something else, so that stored predictions are made again"""
     licence = "Apache-2.0"
     patch_size = 16
@@ -246,31 +265,62 @@ class CompactNetwork(nn.Module):
         return self.match_cells(features.cells) + tokens_to_cells(self.match_tokens(features.tokens), *features.grid)
 
     def decode(self, reference: EncodedViews, other: EncodedViews) -> PairOutput:
-        """Decode B ordered pairs at full image size; no confidence is left where the two pictures do not overlap."""
-        half = self.decode_half(reference, other)
-        sure = overlap(half.cycle)[:, None, None]
-        points_1, confidence_1 = enlarge(half.points_reference, half.confidence_reference**sure, reference.size)
-        points_2, confidence_2 = enlarge(half.points_other, half.confidence_other**sure, other.size)
-        return PairOutput(points_1, confidence_1, points_2, confidence_2)
+        """Decode B ordered pairs at full image size; no confidence is left where the two pictures do not overlap.
 
-    def decode_half(self, reference: EncodedViews, other: EncodedViews) -> CompactOutput:
-        """Decode B ordered pairs at stride 2, with the match logits.
+        What settles needs both orders of a pair: whoever wants both asks for them together."""
+        if not self._learns():
+            return self.decode_both(reference, other)[0]
+        shown, matched = self._matched(reference, other)
+        return self._output(self._averaged(shown, matched.pose), reference.size, other.size)
+
+    def decode_both(self, reference: EncodedViews, other: EncodedViews) -> tuple[PairOutput, PairOutput]:
+        """Decode B pairs in both orders, the first one with `reference` as its reference. Else as `decode`."""
+        there, back = self.decode_half(reference, other)
+        return self._output(there, reference.size, other.size), self._output(back, other.size, reference.size)
+
+    def decode_half(
+        self, reference: EncodedViews, other: EncodedViews, settle: bool = False
+    ) -> tuple[CompactOutput, CompactOutput]:
+        """Decode B pairs in both orders at stride 2, with the match logits.
 
         What is decoded is averaged with what mirrored pictures give and settles on the matches (`compact_settle`), but
-        not where gradients flow or with an adapter."""
+        where gradients flow or with an adapter, only to `settle`, and then beside what is decoded."""
+        shown, matched = self._matched(reference, other)
+        there = self._averaged(shown, matched.pose)
+        back = self._averaged([each.swapped() for each in shown], matched.pose.inverted())
+        if self._learns() and not settle:
+            return there, back
+        points = settled(there.decoded, back.decoded, matched)
+        both = [
+            replace(order, settled_reference=first, settled_other=second)
+            for order, (first, second) in zip((there, back), points, strict=True)
+        ]
+        return both[0], both[1]
+
+    @staticmethod
+    def _output(half: CompactOutput, size: tuple[int, int], other_size: tuple[int, int]) -> PairOutput:
+        """At full image size."""
+        sure = overlap(half.cycle)[:, None, None]
+        points = [half.settled_reference, half.settled_other]
+        points_1, confidence_1 = enlarge(points[0], half.confidence_reference**sure, size)
+        points_2, confidence_2 = enlarge(points[1], half.confidence_other**sure, other_size)
+        return PairOutput(points_1, confidence_1, points_2, confidence_2)
+
+    def _matched(self, reference: EncodedViews, other: EncodedViews) -> tuple[list[Seen], Matched]:
+        """A pair as it is and, unless the network learns, as it is mirrored; and what its matches say."""
         (reference, *mirrored), (other, *other_mirrored) = self._unpacked(reference), self._unpacked(other)
         shown = [self._seen(reference, other)]
         if mirrored and other_mirrored and not self._learns():
             shown.append(self._seen(mirrored[0], other_mirrored[0]))
         with torch.autocast(reference.tokens.device.type, enabled=False):  # geometry needs all digits
-            matched = self._matched(shown)
-        found = self._decoded(shown[0], matched, matched.pose)
+            return shown, self._finest(shown)
+
+    def _averaged(self, shown: list[Seen], pose: RelativePose) -> CompactOutput:
+        """One order, from a pose; of the pair as it is and mirrored where there are both."""
+        found = self._decoded(shown[0], pose)
         for seen in shown[1:]:
-            found = found.averaged(self._decoded(seen, matched, matched.pose.mirrored()))
-        if self._learns():
-            return found
-        points_reference, points_other = found.settled()
-        return replace(found, points_reference=points_reference, points_other=points_other)
+            found = found.averaged(self._decoded(seen, pose.mirrored()))
+        return replace(found, settled_reference=found.points_reference, settled_other=found.points_other)
 
     def _unpacked(self, view: EncodedViews) -> list[EncodedViews]:
         """The view, and the mirrored one where it was encoded as well."""
@@ -290,7 +340,7 @@ class CompactNetwork(nn.Module):
             matches = correspond(logits, cell_grid(reference), cell_grid(other))
             return Seen((reference, other), logits, matches, (self._log_depth(reference), self._log_depth(other)))
 
-    def _decoded(self, seen: Seen, matched: Matched, pose: RelativePose) -> CompactOutput:
+    def _decoded(self, seen: Seen, pose: RelativePose) -> CompactOutput:
         """From a pose."""
         reference, other = seen.views
         (match_1, match_2), logits = seen.matches, seen.logits
@@ -304,7 +354,8 @@ class CompactNetwork(nn.Module):
         points_2, confidence_2 = self._points(y, cells_2, other, guess.points_other)
         cycle = torch.cat([match_1.cycle, match_2.cycle], dim=1)
         cycle = cycle.mean(1).detach() * (cycle.shape[1] / 2 / USUAL_CELLS) ** DILUTION
-        return CompactOutput(points_1, confidence_1, points_2, confidence_2, logits, seen.log_depth[0], cycle, matched)
+        decoded = Decoded(points_1, points_2, confidence_1, confidence_2)
+        return CompactOutput.of(decoded, logits, seen.log_depth[0], cycle)
 
     def match_logits(self, reference: EncodedViews, other: EncodedViews) -> Tensor:
         """Scaled cosine similarity (B, N, M) in float32 between the stride-8 cells of two views."""
@@ -316,7 +367,7 @@ class CompactNetwork(nn.Module):
         return self.match_sharpness.float().exp() * (first.transpose(1, 2) @ second)
 
     @torch.no_grad()
-    def _matched(self, shown: list[Seen]) -> Matched:
+    def _finest(self, shown: list[Seen]) -> Matched:
         """The finest matches of a pair as it is and, where there are two, as it is mirrored; and its pose by them."""
         grids, depths, pictures, features = [], [], [], []
         for side, view in enumerate(shown[0].views):

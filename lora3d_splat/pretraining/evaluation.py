@@ -133,7 +133,7 @@ def evaluate(network: CompactNetwork, scenes: int = 32, size: Size = (96, 128)) 
     device = next(network.parameters()).device
     for batch in heldout_batches(scenes, size):
         output = forward_pairs(network, batch.to(device))
-        maps = (output.points_reference, output.confidence_reference, output.points_other, output.confidence_other)
+        maps = (output.settled_reference, output.confidence_reference, output.settled_other, output.confidence_other)
         rows += pair_errors(batch, tuple(each.cpu() for each in maps))  # type: ignore[arg-type]
         matches.append(match_accuracy(output.match_logits.cpu(), batch))
     return summarise(rows, matches)

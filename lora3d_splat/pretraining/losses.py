@@ -33,16 +33,16 @@ def confident_regression(error: Tensor, judged: Tensor, confidence: Tensor, vali
     return torch.where(valid, learnt, NOTHING_WEIGHT * log_confidence).mean()
 
 
-def point_loss(output: CompactOutput, batch: PairBatch, alpha: float, settle: bool = False) -> Tensor:
+def point_loss(output: CompactOutput, batch: PairBatch, alpha: float) -> Tensor:
     """Point regression of all 2B ordered pairs, row k having view k as reference. Invariant to the scale of either.
 
     Errors count relative to the true distance, as alignment counts them and as the tables do, so that a horizon does
-    not outweigh what stands in front of it and confidence follows the relative error: with `settle`, that of the points
-    once they have settled on the matches, as all are that anybody is given.
+    not outweigh what stands in front of it and confidence follows the relative error: where points have settled on the
+    matches, as all have that anybody is given, that of the settled ones.
     """
-    decoded = judged = relative_errors(output.points_reference, output.points_other, batch)
-    if settle:
-        judged = tuple(e.nan_to_num(WORST).clamp(max=WORST) for e in relative_errors(*output.settled(), batch))
+    decoded = relative_errors(output.points_reference, output.points_other, batch)
+    settled = relative_errors(output.settled_reference, output.settled_other, batch)
+    judged = (error.nan_to_num(WORST).clamp(max=WORST) for error in settled)
     valid = batch.valid, batch.partner(batch.valid)
     confidence = output.confidence_reference, output.confidence_other
     sides = zip(decoded, judged, confidence, valid, strict=True)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora3d_splat.networks.base import EncodedViews
 from lora3d_splat.networks.compact import CompactNetwork, CompactOutput, load_compact
 from lora3d_splat.precision import has_bfloat16
 from lora3d_splat.pretraining.config import PretrainConfig
@@ -34,17 +33,12 @@ class StepLosses:
     """ordered pairs in the step"""
 
 
-def forward_pairs(network: CompactNetwork, batch: PairBatch) -> CompactOutput:
+def forward_pairs(network: CompactNetwork, batch: PairBatch, settle: bool = False) -> CompactOutput:
     """Decode both orders of all pairs; row k has view k as reference. Each view is encoded once."""
-    dtype = next(network.parameters()).dtype
-    views = network.encode(batch.images.to(dtype))
-    partner = EncodedViews(
-        views.size,
-        batch.partner(views.tokens),
-        views.positions,
-        None if views.detail is None else batch.partner(views.detail),
-    )
-    return network.decode_half(views, partner)
+    views = network.encode(batch.images.to(next(network.parameters()).dtype))
+    rows = torch.arange(2 * batch.pairs, device=batch.images.device)
+    there, back = network.decode_half(*(views.select(part) for part in rows.split(batch.pairs)), settle)
+    return there.joined(back)
 
 
 def learning_rate_factor(step: int, progress: float, config: PretrainConfig) -> float:
@@ -97,9 +91,8 @@ class Trainer:
             self.pool.extend(1, sizes)
         batch = self.pool.draw(np.random.default_rng([config.seed, self.steps]))
         alpha = config.alpha_start + (config.alpha_end - config.alpha_start) * min(self.progress, 1.0)
-        output = forward_pairs(self.worker, batch)
-        settle = self.progress >= 1 - config.settled_share
-        point, match = point_loss(output, batch, alpha, settle), match_loss(output.match_logits, batch)
+        output = forward_pairs(self.worker, batch, settle=self.progress >= 1 - config.settled_share)
+        point, match = point_loss(output, batch, alpha), match_loss(output.match_logits, batch)
         guess = depth_loss(output.log_depth_reference, batch)
         (point + config.match_weight * match + config.depth_weight * guess).backward()
         self._update(learning_rate_factor(self.steps, self.progress, config))
