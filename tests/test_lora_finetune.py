@@ -10,10 +10,11 @@ from dust3r_recipe import random_view, recipe_network
 
 from lora3d_splat.errors import InputError
 from lora3d_splat.lora.adapter import adapter_state
-from lora3d_splat.lora.finetune import FinetuneConfig, finetune, planned_epochs, settled
+from lora3d_splat.lora.finetune import FinetuneConfig, _predict, finetune, planned_epochs, settled
+from lora3d_splat.networks.compact import CompactArchitecture, CompactNetwork
 from lora3d_splat.pairs import complete_pairs
-from lora3d_splat.prediction import predict_pairs
-from lora3d_splat.records import PseudoLabels
+from lora3d_splat.prediction import encode_views, predict_pairs
+from lora3d_splat.records import ImagePair, PseudoLabels
 
 VIEWS = [random_view(index, size) for index, size in enumerate(((32, 32), (32, 32), (32, 16)))]
 CONFIG = FinetuneConfig(rank=4, lora_alpha=4, epochs=4)
@@ -200,3 +201,23 @@ def test_auto_precision_is_bfloat16_on_a_gpu_for_large_networks(monkeypatch: pyt
     assert settled(FinetuneConfig(), network).precision == "float32"
     monkeypatch.setattr("lora3d_splat.precision.LARGE_PARAMETERS", 1)
     assert settled(FinetuneConfig(), network).precision == "bfloat16"
+
+
+def test_both_orders_of_a_batch_are_decoded_at_once_where_the_network_can() -> None:
+    """In the order asked for; what has no counterpart in the batch, or stands there twice, is decoded alone."""
+    torch.manual_seed(0)
+    network = CompactNetwork(CompactArchitecture(width=32, heads=2, encoder_depth=1, decoder_depth=1, match_width=16))
+    views = [random_view(index, (32, 48)) for index in range(3)]
+    encoded = encode_views(network, views, range(3))
+
+    def predicted(orders: list[tuple[int, int]]) -> torch.Tensor:
+        return _predict(network, views, [ImagePair(*order) for order in orders], FinetuneConfig()).points_other
+
+    together = predicted([(1, 0), (0, 2), (0, 1), (2, 0)])
+    for rows, (first, second) in (((0, 2), (1, 0)), ((1, 3), (0, 2))):
+        for row, expected in zip(rows, network.decode_both(encoded[first], encoded[second]), strict=True):
+            torch.testing.assert_close(together[row : row + 1], expected.points_other, rtol=1e-3, atol=1e-4)
+    assert together.requires_grad
+    for orders in ([(0, 1), (1, 2), (2, 1)], [(0, 1), (0, 1)]):
+        alone = torch.cat([predicted([order]) for order in orders])
+        torch.testing.assert_close(predicted(orders), alone, rtol=1e-3, atol=1e-4)

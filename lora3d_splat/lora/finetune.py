@@ -23,7 +23,7 @@ from lora3d_splat.lora.triplet import Triplet, can_form_triplets, draw_triplets,
 from lora3d_splat.networks import network_digest
 from lora3d_splat.networks.base import EncodedViews, PairOutput, PointmapNetwork
 from lora3d_splat.precision import arithmetic, training_precision
-from lora3d_splat.prediction import encode_views, network_device
+from lora3d_splat.prediction import decoder_of_both, encode_views, network_device
 from lora3d_splat.records import ImagePair, PseudoLabels, View
 from lora3d_splat.watch import watcher
 
@@ -251,9 +251,26 @@ def _predict(
     """Decode the pairs of a batch with gradients; an image that occurs twice is encoded once."""
     indices = sorted({index for pair in pairs for index in (pair.reference, pair.other)})
     with arithmetic(config.precision, network_device(network)):  # type: ignore[arg-type]
-        encoded = encode_views(network, views, indices)
-        reference = EncodedViews.stack([encoded[pair.reference] for pair in pairs])
-        return network.decode(reference, EncodedViews.stack([encoded[pair.other] for pair in pairs]))
+        return _decoded(network, encode_views(network, views, indices), pairs)
+
+
+def _decoded(network: PointmapNetwork, encoded: dict[int, EncodedViews], pairs: Sequence[ImagePair]) -> PairOutput:
+    """Pairs of equal shapes in their order; both orders of each at once where all are there and the network can."""
+    couples = [couple for _, couple in group_by(pairs, lambda pair: frozenset((pair.reference, pair.other)))]
+    first, both = [couple[0] for couple in couples], decoder_of_both(network)
+    if both is None or any(len(couple) != 2 or len(set(couple)) != 2 for couple in couples):
+        return network.decode(*_stacked(encoded, pairs))
+    there, back = both(*_stacked(encoded, first))
+    rows = {pair: row for row, pair in enumerate([*first, *(couple[1] for couple in couples)])}
+    order = torch.tensor([rows[pair] for pair in pairs], device=there.points_reference.device)
+    maps = zip(vars(there).values(), vars(back).values(), strict=True)
+    return PairOutput(*(torch.cat(sides)[order] for sides in maps))
+
+
+def _stacked(encoded: dict[int, EncodedViews], pairs: Sequence[ImagePair]) -> tuple[EncodedViews, EncodedViews]:
+    """References and other views of the pairs, as two batches."""
+    sides = ([encoded[pair.reference] for pair in pairs], [encoded[pair.other] for pair in pairs])
+    return EncodedViews.stack(sides[0]), EncodedViews.stack(sides[1])
 
 
 def _batches(lesson: _Lesson[Item], config: FinetuneConfig, epoch: int) -> list[list[Item]]:
