@@ -4,7 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 OUT ?= outputs/demo
 # Options of `make retrain`: two hours of one core. On a GPU, minutes:
-# RETRAIN="--device cuda --workers 15 --pairs 192 --hours 0.15 --pool-scenes 14000 --first-scenes 300 --photographs DIR"
+# RETRAIN="--device cuda --workers 14 --pairs 384 --hours 0.15 --pool-scenes 20000 --first-scenes 300 --photographs DIR"
 RETRAIN ?= --hours 2 --pairs 12 --pool-scenes 1500 --first-scenes 96
 BIN := .venv/bin
 
