@@ -79,6 +79,10 @@ class RelativePose:
     cost: Tensor
     """(B,) weighted mean of the bounded loss, in [0, 1]"""
 
+    def joined(self, more: RelativePose) -> RelativePose:
+        """Followed by those of another batch."""
+        return RelativePose(*map(torch.cat, zip(vars(self).values(), vars(more).values(), strict=True)))
+
     def inverted(self) -> RelativePose:
         """With the views exchanged: X_2 in units of the second view's depths, for points X_1."""
         back = self.rotation.transpose(1, 2)

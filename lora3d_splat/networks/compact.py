@@ -115,6 +115,11 @@ class CompactOutput:
         """Points and confidence."""
         return Decoded(self.points_reference, self.points_other, self.confidence_reference, self.confidence_other)
 
+    def halves(self) -> tuple[CompactOutput, CompactOutput]:
+        """The first half of the batch, and the second."""
+        parts = [value.chunk(2) for value in vars(self).values()]
+        return CompactOutput(*(part[0] for part in parts)), CompactOutput(*(part[1] for part in parts))
+
     def joined(self, more: CompactOutput) -> CompactOutput:
         """Followed by another batch of the same sizes."""
         return CompactOutput(*map(torch.cat, zip(vars(self).values(), vars(more).values(), strict=True)))
@@ -182,6 +187,14 @@ class Seen(NamedTuple):
         """With the views exchanged."""
         views, matches, depths = ((b, a) for a, b in (self.views, self.matches, self.log_depth))
         return Seen(views, self.logits.transpose(1, 2), matches, depths)
+
+    def joined(self, more: Seen) -> Seen:
+        """Followed by pairs of the same sizes."""
+        (a, b), (c, d) = self.views, more.views
+        views = EncodedViews.stack([a, c]), EncodedViews.stack([b, d])
+        matches = self.matches[0].joined(more.matches[0]), self.matches[1].joined(more.matches[1])
+        depths = (torch.cat(sides) for sides in zip(self.log_depth, more.log_depth, strict=True))
+        return Seen(views, torch.cat([self.logits, more.logits]), matches, (next(depths), next(depths)))
 
 
 class CompactNetwork(nn.Module):
@@ -286,8 +299,7 @@ class CompactNetwork(nn.Module):
         What is decoded is averaged with what mirrored pictures give and settles on the matches (`compact_settle`), but
         where gradients flow or with an adapter, only to `settle`, and then beside what is decoded."""
         shown, matched = self._matched(reference, other)
-        there = self._averaged(shown, matched.pose)
-        back = self._averaged([each.swapped() for each in shown], matched.pose.inverted())
+        there, back = self._in_both_orders(shown, matched.pose)
         if self._learns() and not settle:
             return there, back
         points = settled(there.decoded, back.decoded, matched)
@@ -314,6 +326,14 @@ class CompactNetwork(nn.Module):
             shown.append(self._seen(mirrored[0], other_mirrored[0]))
         with torch.autocast(reference.tokens.device.type, enabled=False):  # geometry needs all digits
             return shown, self._finest(shown)
+
+    def _in_both_orders(self, shown: list[Seen], pose: RelativePose) -> tuple[CompactOutput, CompactOutput]:
+        """At once where both views are of one size: fewer and larger products."""
+        swapped, back = [each.swapped() for each in shown], pose.inverted()
+        if shown[0].views[0].size != shown[0].views[1].size:
+            return self._averaged(shown, pose), self._averaged(swapped, back)
+        both = [first.joined(second) for first, second in zip(shown, swapped, strict=True)]
+        return self._averaged(both, pose.joined(back)).halves()
 
     def _averaged(self, shown: list[Seen], pose: RelativePose) -> CompactOutput:
         """One order, from a pose; of the pair as it is and mirrored where there are both."""

@@ -163,6 +163,12 @@ class Correspondence:
     """(B, n, m) float32 probability between tokens"""
     window: Window
 
+    def joined(self, more: Correspondence) -> Correspondence:
+        """Followed by those of another batch, of the same sizes."""
+        window = Window(*map(torch.cat, zip(self.window, more.window, strict=True)))
+        names = ("cues", "probability", "cycle", "guide")
+        return Correspondence(*(torch.cat([getattr(self, n), getattr(more, n)]) for n in names), window)
+
 
 def pool_to_tokens(probability: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Tensor:
     """Cell-to-cell probabilities (B, N, M) -> token-to-token (B, n, m); rows still sum to one."""
