@@ -42,12 +42,12 @@ def triangulate(
 
 def widest_angle(rig: Rig, points: np.ndarray, marks: Marks, count: int) -> np.ndarray:
     """(T,) an angle in degrees close to the widest between two rays of each point."""
+    if len(marks.track) == 0:
+        return np.zeros(count)
     toward = points[marks.track] - rig.centre[marks.view]
     toward /= np.linalg.norm(toward, axis=1, keepdims=True).clip(1e-12)
     order = np.argsort(marks.track, kind="stable")
-    first = order[np.searchsorted(marks.track[order], np.arange(count)).clip(max=max(len(order) - 1, 0))]
-    if len(order) == 0:
-        return np.zeros(count)
+    first = order[np.searchsorted(marks.track[order], np.arange(count)).clip(max=len(order) - 1)]
     base = toward[first][marks.track]
     angle = np.arctan2(np.linalg.norm(np.cross(base, toward), axis=1), (base * toward).sum(1))
     # From the ray farthest from the first one, the widest angle is exact for points seen along an arc.
