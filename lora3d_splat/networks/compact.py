@@ -39,7 +39,7 @@ from lora3d_splat.networks.compact_layers import (
     sightings,
     tokens_to_cells,
 )
-from lora3d_splat.networks.compact_settle import Decoded, Matched, pixel_rays, settled
+from lora3d_splat.networks.compact_settle import Decoded, Matched, exchanged, pixel_rays, settled
 from lora3d_splat.networks.compact_subpixel import sharpened
 from lora3d_splat.networks.layers import LORA_TARGETS, layer_norm, rotary_angles, token_positions
 
@@ -185,8 +185,8 @@ class Seen(NamedTuple):
 
     def swapped(self) -> Seen:
         """With the views exchanged."""
-        views, matches, depths = ((b, a) for a, b in (self.views, self.matches, self.log_depth))
-        return Seen(views, self.logits.transpose(1, 2), matches, depths)
+        logits = self.logits.transpose(1, 2)
+        return Seen(exchanged(self.views), logits, exchanged(self.matches), exchanged(self.log_depth))
 
     def joined(self, more: Seen) -> Seen:
         """Followed by pairs of the same sizes."""

@@ -166,8 +166,13 @@ class Correspondence:
     def joined(self, more: Correspondence) -> Correspondence:
         """Followed by those of another batch, of the same sizes."""
         window = Window(*map(torch.cat, zip(self.window, more.window, strict=True)))
-        names = ("cues", "probability", "cycle", "guide")
-        return Correspondence(*(torch.cat([getattr(self, n), getattr(more, n)]) for n in names), window)
+        return Correspondence(
+            torch.cat([self.cues, more.cues]),
+            torch.cat([self.probability, more.probability]),
+            torch.cat([self.cycle, more.cycle]),
+            torch.cat([self.guide, more.guide]),
+            window,
+        )
 
 
 def pool_to_tokens(probability: Tensor, grid: tuple[int, int], other_grid: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,12 @@ DECODED_FOCAL_SIGMA = 0.1
 """log of the focal length of decoded points"""
 
 Grid = tuple[int, int]
+Each = TypeVar("Each")
+
+
+def exchanged(pair: tuple[Each, Each]) -> tuple[Each, Each]:
+    """The second one first."""
+    return pair[1], pair[0]
 
 
 class Matched(NamedTuple):
@@ -47,7 +53,7 @@ class Matched(NamedTuple):
 
     def swapped(self) -> Matched:
         """With the views exchanged."""
-        grids, depths, windows = ((second, first) for first, second in (self.grids, self.depths, self.windows))
+        grids, depths, windows = exchanged(self.grids), exchanged(self.depths), exchanged(self.windows)
         return Matched(grids, depths, windows, self.focal, self.pose.inverted())
 
 
@@ -79,10 +85,9 @@ class Apart(NamedTuple):
 
     def swapped(self) -> Apart:
         """With the views exchanged."""
-        log_depths, log_confidence = ((second, first) for first, second in (self.log_depths, self.log_confidence))
         back = self.rotation.transpose(1, 2)
         shift = -(back @ self.translation[..., None])[..., 0]
-        return Apart(log_depths, log_confidence, back, shift, self.focal)
+        return Apart(exchanged(self.log_depths), exchanged(self.log_confidence), back, shift, self.focal)
 
     def in_unit_of(self, other: Apart) -> Apart:
         """With the depths of another look at the same views, up to their differences."""
@@ -150,7 +155,8 @@ def _bent(depth: Tensor, field: Tensor, side: Sightings, grid: Grid, pose: Relat
     moved = replace(side, depth=side.depth * (field @ terms(*grid, depth.device).T).exp())
     local = local_change(pose, moved, inverse, grid).unflatten(1, grid)[:, None]
     local = F.interpolate(local, size=depth.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    return depth * ((field @ terms(*depth.shape[1:], depth.device).T).view_as(depth) + local).exp()
+    rows, columns = depth.shape[1:]
+    return depth * ((field @ terms(rows, columns, depth.device).T).view_as(depth) + local).exp()
 
 
 def _points(depth: Tensor, focal: Tensor) -> Tensor:

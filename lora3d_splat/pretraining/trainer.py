@@ -37,7 +37,8 @@ def forward_pairs(network: CompactNetwork, batch: PairBatch, settle: bool = Fals
     """Decode both orders of all pairs; row k has view k as reference. Each view is encoded once."""
     views = network.encode(batch.images.to(next(network.parameters()).dtype))
     rows = torch.arange(2 * batch.pairs, device=batch.images.device)
-    there, back = network.decode_half(*(views.select(part) for part in rows.split(batch.pairs)), settle)
+    first, second = (views.select(part) for part in rows.split(batch.pairs))
+    there, back = network.decode_half(first, second, settle)
     return there.joined(back)
 
 
