@@ -193,8 +193,8 @@ class Seen(NamedTuple):
         (a, b), (c, d) = self.views, more.views
         views = EncodedViews.stack([a, c]), EncodedViews.stack([b, d])
         matches = self.matches[0].joined(more.matches[0]), self.matches[1].joined(more.matches[1])
-        depths = (torch.cat(sides) for sides in zip(self.log_depth, more.log_depth, strict=True))
-        return Seen(views, torch.cat([self.logits, more.logits]), matches, (next(depths), next(depths)))
+        first, second = map(torch.cat, zip(self.log_depth, more.log_depth, strict=True))
+        return Seen(views, torch.cat([self.logits, more.logits]), matches, (first, second))
 
 
 class CompactNetwork(nn.Module):
@@ -302,7 +302,8 @@ class CompactNetwork(nn.Module):
         there, back = self._in_both_orders(shown, matched.pose)
         if self._learns() and not settle:
             return there, back
-        points = settled(there.decoded, back.decoded, matched)
+        with torch.autocast(reference.tokens.device.type, enabled=False):  # geometry needs all digits
+            points = settled(there.decoded, back.decoded, matched)
         both = [
             replace(order, settled_reference=first, settled_other=second)
             for order, (first, second) in zip((there, back), points, strict=True)
