@@ -99,15 +99,14 @@ class PredictionPass:
         """Pairs that are decoded at once: the two orders of one, where the network knows how to."""
         if self._decode_both is None:
             return [(pair,) for pair in pairs]
-        return [tuple(group) for _, group in group_by(pairs, lambda pair: frozenset((pair.reference, pair.other)))]
+        return [tuple(couple) for couple in couples(pairs)]
 
     def _decoded(
         self, batch: Sequence[tuple[ImagePair, ...]], encoded: dict[int, EncodedViews]
     ) -> list[PairPrediction]:
         """Of pairs of equal shapes, the first of each in its order and, where it is asked for, in the other."""
         first = [together[0] for together in batch]
-        reference = EncodedViews.stack([encoded[pair.reference] for pair in first])
-        other = EncodedViews.stack([encoded[pair.other] for pair in first])
+        reference, other = stack_pairs(encoded, first)
         if any(len(together) > 1 for together in batch):
             outputs = self._quietly(self._decode_both, reference, other)  # type: ignore[arg-type]
         else:
@@ -181,6 +180,17 @@ def images_tensor(views: Sequence[View], device: torch.device | str = "cpu") -> 
     """(B, 3, H, W) float32 in [-1, 1] from views of one size."""
     stacked = torch.from_numpy(np.stack([view.image for view in views])).to(device)
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def couples(pairs: Sequence[ImagePair]) -> list[list[ImagePair]]:
+    """The pairs by the views that they are of, whatever their order."""
+    return [couple for _, couple in group_by(pairs, lambda pair: frozenset((pair.reference, pair.other)))]
+
+
+def stack_pairs(encoded: dict[int, EncodedViews], pairs: Sequence[ImagePair]) -> tuple[EncodedViews, EncodedViews]:
+    """References and other views of pairs of equal shapes, as two batches."""
+    sides = ([encoded[pair.reference] for pair in pairs], [encoded[pair.other] for pair in pairs])
+    return EncodedViews.stack(sides[0]), EncodedViews.stack(sides[1])
 
 
 def decoder_of_both(

@@ -67,8 +67,8 @@ def bending(
     """The pose and the fields of least robust cost near `pose`, for sightings at the cells of `grids`. Float32."""
     bases = [terms(*grid, first.depth.device) for grid in grids]
     fields = [torch.zeros_like(first.depth[:, :TERMS]) for _ in bases]
-    unknowns = [torch.tensor([*range(7), *range(7 + k * TERMS, 7 + (k + 1) * TERMS)]) for k in range(2)]
-    unknowns = [rows.to(first.depth.device) for rows in unknowns]
+    ends = (range(7, 7 + TERMS), range(7 + TERMS, 7 + 2 * TERMS))
+    unknowns = [torch.tensor([*range(7), *end], device=first.depth.device) for end in ends]
     for round_ in range(rounds):
         blur = BLUR * 2.0**-round_ if round_ < rounds - 2 else 0.0
         H, g = _padded(*prior_equations(pose, first, prior))

@@ -23,7 +23,7 @@ from lora3d_splat.lora.triplet import Triplet, can_form_triplets, draw_triplets,
 from lora3d_splat.networks import network_digest
 from lora3d_splat.networks.base import EncodedViews, PairOutput, PointmapNetwork
 from lora3d_splat.precision import arithmetic, training_precision
-from lora3d_splat.prediction import decoder_of_both, encode_views, network_device
+from lora3d_splat.prediction import couples, decoder_of_both, encode_views, network_device, stack_pairs
 from lora3d_splat.records import ImagePair, PseudoLabels, View
 from lora3d_splat.watch import watcher
 
@@ -256,21 +256,15 @@ def _predict(
 
 def _decoded(network: PointmapNetwork, encoded: dict[int, EncodedViews], pairs: Sequence[ImagePair]) -> PairOutput:
     """Pairs of equal shapes in their order; both orders of each at once where all are there and the network can."""
-    couples = [couple for _, couple in group_by(pairs, lambda pair: frozenset((pair.reference, pair.other)))]
-    first, both = [couple[0] for couple in couples], decoder_of_both(network)
-    if both is None or any(len(couple) != 2 or len(set(couple)) != 2 for couple in couples):
-        return network.decode(*_stacked(encoded, pairs))
-    there, back = both(*_stacked(encoded, first))
-    rows = {pair: row for row, pair in enumerate([*first, *(couple[1] for couple in couples)])}
+    both, groups = decoder_of_both(network), couples(pairs)
+    if both is None or any(len(group) != 2 or len(set(group)) != 2 for group in groups):
+        return network.decode(*stack_pairs(encoded, pairs))
+    first = [group[0] for group in groups]
+    there, back = both(*stack_pairs(encoded, first))
+    rows = {pair: row for row, pair in enumerate([*first, *(group[1] for group in groups)])}
     order = torch.tensor([rows[pair] for pair in pairs], device=there.points_reference.device)
     maps = zip(vars(there).values(), vars(back).values(), strict=True)
     return PairOutput(*(torch.cat(sides)[order] for sides in maps))
-
-
-def _stacked(encoded: dict[int, EncodedViews], pairs: Sequence[ImagePair]) -> tuple[EncodedViews, EncodedViews]:
-    """References and other views of the pairs, as two batches."""
-    sides = ([encoded[pair.reference] for pair in pairs], [encoded[pair.other] for pair in pairs])
-    return EncodedViews.stack(sides[0]), EncodedViews.stack(sides[1])
 
 
 def _batches(lesson: _Lesson[Item], config: FinetuneConfig, epoch: int) -> list[list[Item]]:
@@ -286,8 +280,8 @@ def _batches(lesson: _Lesson[Item], config: FinetuneConfig, epoch: int) -> list[
 
 def _couples(labels: Sequence[PseudoLabels], generator: torch.Generator) -> list[PseudoLabels]:
     """Random order with every pair beside its reverse: both orders in one batch need their images encoded once."""
-    couples = group_by(labels, lambda label: frozenset((label.pair.reference, label.pair.other)))
-    shuffled = _shuffled([couple for _, couple in couples], generator)
+    groups = group_by(labels, lambda label: frozenset((label.pair.reference, label.pair.other)))
+    shuffled = _shuffled([couple for _, couple in groups], generator)
     return [label for couple in sorted(shuffled, key=len, reverse=True) for label in couple]
 
 
